@@ -1,0 +1,208 @@
+"""Writing a plan into a model. No decision is left to take here."""
+
+from __future__ import annotations
+
+import copy
+import logging
+import time
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from initconf import registry, sampling
+from initconf.compiler import compile
+from initconf.errors import ApplyError, Problem
+from initconf.laws import Constant, Custom, Keep, Law, ModuleDefault, Orthogonal
+from initconf.loading import load
+from initconf.plan import Entry, Plan
+from initconf.report import Report
+from initconf.survey import Found, parameters
+
+if TYPE_CHECKING:
+    from torch import nn
+
+log = logging.getLogger("initconf")
+
+
+def initialize(
+    model: nn.Module, spec: Any, *, seed: int | None = None, device: str | torch.device | None = None, verify: bool = False
+) -> Report:
+    """Load, compile and apply: one line for a training script.
+
+    Args:
+        model: the model, whose parameters are written in place.
+        spec: whatever `load` takes: `cfg.init`, the name of a scheme, a path, a mapping.
+        seed: instead of the spec's.
+        device: where to put parameters that are on meta.
+        verify: whether to check the values against the plan at once.
+
+    Raises:
+        SpecError, CompileError: nothing has been written.
+        ApplyError: the plan could not be written, or the values are not as planned.
+
+    >>> initconf.initialize(model, "he").verify()
+    Report(...)
+    """
+    spec = load(spec)
+    if seed is not None:
+        spec = load(spec, overrides=[f"seed={seed}"])
+    plan = compile(model, spec)
+    for warning in plan.warnings:
+        log.warning(warning)
+    report = apply(model, plan, device=device)
+    return report.verify() if verify else report
+
+
+@torch.no_grad()
+def apply(model: nn.Module, plan: Plan, *, device: str | torch.device | None = None) -> Report:
+    """Write a plan into a model.
+
+    The same values, bit for bit, whatever the order of the parameters, the number of threads and what else is in the model.
+    torch's global random state is not touched, and ties stay ties.
+
+    Args:
+        model: a model with the parameters of the plan.
+        plan: what `compile` decided.
+        device: where to put parameters that are on meta.
+
+    Raises:
+        ApplyError: where model and plan do not fit together (nothing has been written then), or where a module's own reset or
+            a registered function fails (the error says what has been written).
+    """
+    started = time.perf_counter()
+    found = parameters(model)
+    _check(plan, found, device)
+    notes = _materialise(found, device) if device is not None else ()
+    written: list[str] = []
+    for entry in plan.entries:
+        where = found[entry.name]
+        try:
+            for leaf in entry.leaves():
+                _write(leaf, where, plan.seed)
+        except Exception as error:  # whatever a module's reset or a user's function raises
+            done = (
+                f"{len(written)} of {len(plan.entries)} parameters were written, up to {written[-1]}"
+                if written
+                else "nothing was written"
+            )
+            text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {done}"
+            raise ApplyError(Problem(text, entry.name, remedy="mend it and apply the plan again")) from error
+        written.append(entry.name)
+    return Report(plan, model, time.perf_counter() - started, notes)
+
+
+def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
+    problems = []
+    for entry in plan.entries:
+        if entry.name not in found:
+            problems.append(Problem("the model has no such parameter", entry.name, remedy="compile the plan for this model"))
+            continue
+        parameter = found[entry.name].parameter
+        if tuple(parameter.shape) != entry.shape:
+            text = f"its shape is {tuple(parameter.shape)}, and the plan is for {entry.shape}"
+            problems.append(Problem(text, entry.name, remedy="compile the plan for this model"))
+        elif parameter.is_meta and device is None:
+            problems.append(
+                Problem("it is on meta and has no memory", entry.name, remedy="say where it shall be: device='cpu'")
+            )
+        elif type(parameter.data) is not Tensor:
+            problems.append(Problem(f"it is a {type(parameter.data).__name__}, which this version cannot write", entry.name))
+        elif not parameter.is_meta and any(s == 0 and n > 1 for s, n in zip(parameter.stride(), parameter.shape, strict=True)):
+            problems.append(
+                Problem("several of its elements share memory (it is expanded)", entry.name, remedy="clone() it first")
+            )
+    planned = {name for entry in plan.entries for name in (entry.name, *entry.aliases)}
+    problems += [
+        Problem("the plan does not know it", name, remedy="compile the plan for this model")
+        for name in found
+        if name not in planned
+    ]
+    if problems:
+        raise ApplyError(problems)
+
+
+def _write(entry: Entry, where: Found, seed: int) -> None:
+    law, parameter = entry.law, where.parameter
+    if isinstance(law, Keep):
+        return
+    part = parameter.detach()
+    if entry.block is not None:
+        part = part.narrow(entry.axis, entry.start, entry.shape[entry.axis])
+    key = sampling.key(seed, entry.name, entry.block)
+    if isinstance(law, ModuleDefault):
+        whole = _module_default(law, where, sampling.key(seed, entry.name))
+        part.copy_(whole.narrow(entry.axis, entry.start, entry.shape[entry.axis]) if entry.block is not None else whole)
+    elif isinstance(law, Custom):
+        fresh = torch.empty(entry.shape, dtype=part.dtype)
+        registry.find(law.name).fn(fresh, generator=_torch_generator(key), **dict(law.settings))
+        part.copy_(fresh)
+    elif isinstance(law, Constant):
+        part.fill_(law.value)
+    elif isinstance(law, Orthogonal):
+        part.copy_(_one_thread(law, key, part.dtype))
+    else:
+        _elementwise(law, key, part)
+    if entry.zero_row is not None:
+        part[entry.zero_row].zero_()
+
+
+def _elementwise(law: Law, key: bytes, part: Tensor) -> None:
+    # What is not contiguous is filled by way of a flat copy: the stream counts elements in logical order.
+    flat = part.view(-1) if part.is_contiguous() else torch.empty(part.numel(), dtype=part.dtype)
+    for start, made in sampling.chunks(law, key, part.numel(), part.dtype):
+        flat[start : start + made.numel()].copy_(made)
+    if not part.is_contiguous():
+        part.copy_(flat.view(part.shape))
+
+
+def _one_thread(law: Orthogonal, key: bytes, dtype: torch.dtype) -> Tensor:
+    """A factorised law in one intra-op thread, so that its bits do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        return sampling.orthogonal(law, key, dtype)
+    finally:
+        torch.set_num_threads(threads)
+
+
+def _torch_generator(key: bytes) -> torch.Generator:
+    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
+
+
+def _module_default(law: ModuleDefault, where: Found, key: bytes) -> Tensor:
+    """Run the owner's reset on a copy, under a seed of its own, and take the one parameter."""
+    empty = {id(p): torch.nn.Parameter(torch.full_like(p, torch.nan, device="cpu")) for p in where.module.parameters()}
+    twin = copy.deepcopy(where.module, dict(empty))
+    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+        torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
+        getattr(twin, law.reset)()
+    values: Tensor = twin._parameters[where.place.attribute].detach()  # type: ignore[union-attr]
+    if bool(torch.isnan(values).any()):
+        raise RuntimeError(f"{type(where.module).__name__}.{law.reset} does not set {where.place.attribute}")
+    return values
+
+
+def _materialise(found: Mapping[str, Found], device: str | torch.device) -> tuple[str, ...]:
+    """Give memory to parameters and buffers that are on meta, ties kept; says which buffers have no values now."""
+    twins: dict[int, Tensor] = {}
+    modules = {id(where.module): where.module for where in found.values()}
+    for where in found.values():
+        old = where.parameter
+        if not old.is_meta:
+            continue
+        if id(old) not in twins:
+            twins[id(old)] = torch.nn.Parameter(torch.empty_like(old, device=device), requires_grad=old.requires_grad)
+        where.module._parameters[where.place.attribute] = where.parameter = twins[id(old)]  # type: ignore[assignment]
+    return tuple(note for module in modules.values() for note in _restore_buffers(module, device))
+
+
+def _restore_buffers(module: nn.Module, device: str | torch.device) -> list[str]:
+    lost = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
+    for name in lost:
+        module._buffers[name] = torch.empty_like(module._buffers[name], device=device)  # type: ignore[arg-type]
+    if lost and callable(getattr(module, "reset_running_stats", None)):
+        module.reset_running_stats()  # type: ignore[operator]
+        return []
+    return [f"the buffer {name} of {type(module).__name__} was on meta and has no values now" for name in lost]

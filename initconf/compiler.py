@@ -1,0 +1,334 @@
+"""From a spec and a model to a plan. Every check is here: what compiles can be applied."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from initconf import expressions, registry
+from initconf.choices import Choice, choose
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
+from initconf.laws import Law
+from initconf.loading import load
+from initconf.plan import Entry, Plan, joined
+from initconf.registry import Argument
+from initconf.rules import Match, match, why_dead
+from initconf.sites import Site
+from initconf.spec import SETTINGS, InitSpec
+from initconf.survey import survey
+
+if TYPE_CHECKING:
+    from torch import nn
+
+_SHOWN = 3
+"""How many parameters a problem names before it says how many more there are."""
+
+
+def compile(model: nn.Module, spec: Any) -> Plan:
+    """Decide what every parameter of a model will receive; nothing is written and no value is read.
+
+    Args:
+        model: on any device, also meta.
+        spec: whatever `load` takes.
+
+    Returns:
+        The plan. It depends on the spec and on the model's structure alone.
+
+    Raises:
+        SpecError: from `load`.
+        CompileError: with every problem: unknown initializers and arguments, rules that match nothing, parameters that nothing
+            claims, initializers that cannot serve a tensor.
+
+    >>> plan = initconf.compile(model, "he")
+    >>> plan["0.weight"].std
+    0.707...
+    """
+    spec = load(spec)
+    _refuse_unready(spec)
+    sites = survey(model, spec.layers)
+    try:
+        matched = match(list(spec.live_rules()), sites)
+    except InitConfError as error:
+        raise CompileError(list(error.problems)) from None
+    work = _Compilation(spec, sites, matched)
+    entries = [work.entry(i, site) for i, site in enumerate(sites)]
+    work.check_rules()
+    if work.problems or work.grouped:
+        raise CompileError(dict.fromkeys([*work.problems, *work.regroup()]))
+    return Plan(
+        tuple(entry for entry in entries if entry is not None),
+        spec.seed or 0,
+        tuple(work.warnings()),
+    )
+
+
+def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
+    """Every rule that was considered for a parameter, strongest first, and what became of it: (rule, verdict)."""
+    spec = load(spec)
+    sites = survey(model, spec.layers)
+    matched = match(list(spec.live_rules()), sites)
+    i = next((i for i, site in enumerate(sites) if name in (site.name, *site.aliases)), None)
+    if i is None:
+        known = [x for site in sites for x in (site.name, *site.aliases)]
+        raise InitConfError(f"the model has no parameter {name!r}; {did_you_mean(name, known)}")
+    mine = {n for n, (site, _) in enumerate(matched.names) if site == i}
+    told = []
+    for r in reversed(range(len(matched.verdicts))):
+        if r in matched.winners[i]:
+            blocks = [b.block or "" for b, w in zip(sites[i].blocks, matched.winners[i], strict=False) if w == r]
+            said = "wins" if len(blocks) == len(sites[i].blocks) else f"wins the blocks {', '.join(blocks)}"
+        elif i in matched.verdicts[r].matched:
+            said = "matches, but a later rule wins"
+        else:
+            failing = [k for k, held in matched.selected[r].items() if not held & mine]
+            said = f"does not match: {', '.join(failing) or 'no single name has all its selectors'}"
+        told.append((matched.verdicts[r].name, said))
+    return told
+
+
+def _refuse_unready(spec: InitSpec) -> None:
+    """What the design has and this version has not: said, not ignored."""
+    asked = {"targets": spec.targets, "layouts": spec.layouts, "compat": spec.compat, "rng_device": spec.rng_device == "auto"}
+    problems = [
+        Problem("this version of initconf does not know how to do that yet", spec.path(key), source=spec.source(key))
+        for key, value in asked.items()
+        if value
+    ]
+    places = [("", spec), *((f"rules.{name}.", rule) for name, rule in spec.live_rules())]
+    for prefix, said in places:
+        if said.nonlinearity in ("auto", {"name": "auto"}):
+            path = f"{prefix}nonlinearity"
+            remedy = "name the activation that feeds the layers"
+            text = "`auto` needs a trace of the model, which this version does not make"
+            problems.append(Problem(text, spec.path(path), "'auto'", spec.source(path), remedy))
+    if problems:
+        raise CompileError(problems)
+
+
+@dataclass
+class _Compilation:
+    spec: InitSpec
+    sites: Sequence[Site]
+    matched: Match
+    problems: list[Problem] = field(default_factory=list)
+    grouped: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
+    """Problems that many parameters share, as (path, value, source, text, remedy) -> their names."""
+    choices: dict[int | None, Choice | None] = field(default_factory=dict)
+    served: set[int | None] = field(default_factory=set)
+    """Rules (None: the spec itself) that gave at least one parameter its law."""
+    laws: dict[Any, tuple[dict[str, Any], Law]] = field(default_factory=dict)
+
+    def entry(self, i: int, site: Site) -> Entry | None:
+        winners = self.matched.winners[i]
+        if not site.blocks:
+            return self._leaf(site, winners[0])
+        leaves = [self._leaf(block, winner) for block, winner in zip(site.blocks, winners, strict=True)]
+        blocks = tuple(leaf for leaf in leaves if leaf is not None)
+        if len(blocks) < len(leaves):
+            return None
+        rules = {block.rule for block in blocks}
+        return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, joined(blocks, site.layout.block_axis), blocks)
+
+    def _leaf(self, site: Site, winner: int | None) -> Entry | None:
+        if winner is None and site.role != "weight" and not self._kept(site):
+            return None
+        kept = winner is None and site.role != "weight"
+        choice = Choice(registry.find("keep"), {}, {}, "unmatched") if kept else self._choice(winner)
+        if choice is None:
+            return None
+        if not kept and site.dtype.startswith(("int", "uint", "bool", "q")) and choice.initializer.name != "keep":
+            self._add(choice.path, f"a parameter of dtype {site.dtype} has no law", site, "give it initializer: keep")
+            return None
+        try:
+            settings, law = self._law(choice, site, winner)
+        except _Refused:
+            return None
+        except InitConfError as error:
+            # A rule that names no initializer has the spec's, and is itself what is wrong.
+            path = (
+                choice.path if winner is None or choice.path != "initializer" else f"rules.{self.matched.verdicts[winner].name}"
+            )
+            self._add(path, f"{choice.initializer.name} cannot serve it: {error}", site, _other_initializer(site))
+            return None
+        if not kept:
+            self.served.add(winner)
+        name = None if winner is None else self.matched.verdicts[winner].name
+        return _entry(site, name, choice.initializer.name, settings, law, ())
+
+    def _law(self, choice: Choice, site: Site, winner: int | None) -> tuple[dict[str, Any], Law]:
+        # Sites that look alike to an initializer receive the same law.
+        alike = (
+            winner,
+            site.shape,
+            site.layout,
+            site.fan_in,
+            site.fan_out,
+            site.layer,
+            site.n_layers,
+            site.on_meta,
+            site.reset,
+            site.module,
+        )
+        if alike not in self.laws:
+            settings = self._evaluate(choice, site)
+            self.laws[alike] = settings, choice.initializer.law(site, settings)
+        return self.laws[alike]
+
+    def _evaluate(self, choice: Choice, site: Site) -> dict[str, Any]:
+        """The arguments for a site: expressions evaluated, types and ranges checked."""
+        values, refused = {}, False
+        for name, value in choice.arguments.items():
+            argument = choice.initializer.arguments[name]
+            if argument.numeric and isinstance(value, str):
+                try:
+                    value = expressions.evaluate(value, site.variables())
+                    value = int(value) if value.is_integer() and not _takes(argument, value) else value
+                except InitConfError as error:
+                    self._add(choice.paths[name], str(error), site, None, value)
+                    refused = True
+                    continue
+            values[name] = value
+        good, bad = choice.initializer.validate(values)
+        for name, text in bad:
+            self._add(choice.paths[name], text, site, None, values[name])
+        if bad or refused:
+            raise _Refused
+        return good
+
+    # --- which initializer, with which arguments ----------------------------------------------------------------------------
+
+    def _choice(self, winner: int | None) -> Choice | None:
+        """The initializer of a rule (None: of the spec), None if it was refused."""
+        if winner not in self.choices:
+            verdict = None if winner is None else self.matched.verdicts[winner]
+            try:
+                self.choices[winner] = choose(self.spec, verdict.name if verdict else None)
+            except CompileError as error:
+                self.problems += error.problems
+                self.choices[winner] = None
+        return self.choices[winner]
+
+    # --- what nothing claims, and rules that claim nothing ------------------------------------------------------------------
+
+    def _kept(self, site: Site) -> bool:
+        """Whether an unclaimed parameter may keep its values; if not, the problem is noted."""
+        if self.spec.unmatched == "keep":
+            return True
+        nulled = [name for name, rule in self.spec.rules.items() if rule is None and name == site.role]
+        text = f"no rule claims it (role {site.role})"
+        source = ""
+        if nulled:
+            source = self.spec.source(f"rules.{nulled[0]}") or ""
+            text += f"; the rule {nulled[0]!r} is switched off"
+        rule = f"{self.spec.path('rules.' + site.role)}={{role: {site.role}, initializer: zeros}}"
+        remedy = f"{self.spec.path('unmatched')}=keep leaves it as it is, or give it a rule: {rule}"
+        self.grouped.setdefault(("", "", source, text, remedy), []).append(site.label)
+        return False
+
+    def check_rules(self) -> None:
+        """Rules that match nothing, whose initializer is wrong, or that do not win as many parameters as they expect."""
+        for r, verdict in enumerate(self.matched.verdicts):
+            rule, path = verdict.rule, f"rules.{verdict.name}"
+            self._choice(r)
+            if not verdict.matched and not rule.optional and rule.settings():
+                text, remedy = why_dead(self.matched, r, self.sites)
+                setting = next(iter(rule.settings()))
+                if remedy and remedy.startswith("bend its rule instead: "):
+                    remedy = (
+                        f"bend its rule instead: {self.spec.path(remedy.partition(': ')[2])}.{setting}={getattr(rule, setting)}"
+                    )
+                source = self.spec.source(f"{path}.{setting}") or self.spec.source(path)
+                self.problems.append(Problem(text, self.spec.path(path), None, source, remedy))
+            if rule.expect is not None and not rule.expect[0] <= len(verdict.won) <= rule.expect[1]:
+                low, high = rule.expect
+                wanted = str(low) if low == high else f"{low} to {high}"
+                text = f"it wins {len(verdict.won)} parameters and matches {len(verdict.matched)}, not {wanted}"
+                self.problems.append(
+                    Problem(text, self.spec.path(f"{path}.expect"), repr(list(rule.expect)), self.spec.source(f"{path}.expect"))
+                )
+
+    def warnings(self) -> list[str]:
+        said = []
+        for r, verdict in enumerate(self.matched.verdicts):
+            if verdict.matched and not verdict.won:
+                front = {w for i in verdict.matched for w in self.matched.winners[i] if w is not None and w > r}
+                others = ", ".join(self.matched.verdicts[w].name for w in sorted(front))
+                said.append(
+                    f"{self.spec.path('rules.' + verdict.name)}: everything it matches is won by {others}, which stand after it"
+                )
+        serving = [choice for winner in self.served if (choice := self.choices[winner]) is not None]
+        used = {path for choice in serving for path in (*choice.paths.values(), choice.path)}
+        unused = [key for key in SETTINGS if getattr(self.spec, key) is not None and key not in used]
+        said += [f"{self.spec.path(key)}: no parameter uses this setting" for key in unused]
+        import torch
+
+        # An untouched generator has a seed of 46 bits or more, a person's has fewer than 32.
+        if self.spec.seed is None and torch.initial_seed() < 1 << 32:
+            said.append(
+                f"{self.spec.path('seed')} was left out and is 0, while torch.manual_seed({torch.initial_seed()}) was called: "
+                "initconf draws from its own streams, keyed by its own seed"
+            )
+        return said
+
+    def _add(self, path: str, text: str, site: Site, remedy: str | None, value: Any = None) -> None:
+        shown = "" if value is None else repr(value)
+        key = (self.spec.path(path), shown, self.spec.source(path) or "", text, remedy or "")
+        self.grouped.setdefault(key, []).append(site.label)
+
+    def regroup(self) -> list[Problem]:
+        """Problems that many parameters share, said once, with the first few names."""
+        said = []
+        for (path, value, source, text, remedy), labels in self.grouped.items():
+            labels = list(dict.fromkeys(labels))
+            more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
+            names = ", ".join(labels[:_SHOWN]) + more
+            where, told = (path, f"{names}: {text}") if path else (names, text)
+            said.append(Problem(told, where, value or None, source or None, remedy or None))
+        return said
+
+
+class _Refused(Exception):
+    """The problem was noted already."""
+
+
+def _takes(argument: Argument, value: Any) -> bool:
+    try:
+        argument.check(value)
+    except ValueError:
+        return False
+    return True
+
+
+def _entry(
+    site: Site, rule: str | None, initializer: str | None, settings: Mapping[str, Any], law: Law, blocks: tuple[Entry, ...]
+) -> Entry:
+    return Entry(
+        site.name,
+        site.aliases,
+        site.block,
+        blocks,
+        site.role,
+        site.module,
+        site.shape,
+        site.dtype,
+        site.fan_in,
+        site.fan_out,
+        site.layer,
+        rule,
+        initializer,
+        settings,
+        law,
+        site.layout.block_axis,
+        site.start,
+        site.layout.zero_row,
+        site.layout.assumed,
+    )
+
+
+def _other_initializer(site: Site) -> str | None:
+    if site.on_meta:
+        return "materialise the model first, or give it an initializer that writes values"
+    if site.ndim < 2:
+        return "give it an initializer of explicit scale, such as zeros or {name: normal, std: 0.02}"
+    return None

@@ -1,0 +1,86 @@
+"""Initializers whose scale is said outright."""
+
+from __future__ import annotations
+
+import math
+from typing import Annotated
+
+from pydantic import Field
+
+from initconf.errors import InitConfError
+from initconf.laws import Constant, Law, Normal, TruncatedNormal, Uniform
+from initconf.registry import register
+from initconf.sites import Site
+
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+@register("uniform", explicit_scale=True)
+def uniform(site: Site, low: Finite, high: Finite, gain: NonNegative = 1.0) -> Law:
+    """U(low, high), stretched about its middle by `gain`. Raises InitConfError unless low <= high."""
+    if low > high:
+        raise InitConfError(f"low = {low:g} is above high = {high:g}")
+    middle, half = (low + high) / 2, (high - low) / 2 * gain
+    return Uniform(middle - half, middle + half)
+
+
+@register("normal", explicit_scale=True)
+def normal(site: Site, mean: Finite = 0.0, std: NonNegative = 1.0, gain: NonNegative = 1.0) -> Law:
+    """N(mean, (gain * std)^2), untruncated."""
+    return Normal(mean, gain * std)
+
+
+@register("truncated_normal", explicit_scale=True)
+def truncated_normal(
+    site: Site,
+    mean: Finite = 0.0,
+    std: NonNegative = 1.0,
+    low: float = -2.0,
+    high: float = 2.0,
+    absolute: bool = False,
+    gain: NonNegative = 1.0,
+) -> Law:
+    """A normal law cut off at `low` and `high` sigmas of its parent, as in TensorFlow and JAX; mean and std are delivered.
+
+    With `absolute`, as in torch's `trunc_normal_`, `low` and `high` are values, and `mean` and `std` are the parent's. `gain`
+    multiplies the std (and with `absolute` draws the bounds along, about the mean).
+    Raises InitConfError unless low < high.
+    """
+    if not low < high:
+        raise InitConfError(f"low = {low:g} is not below high = {high:g}")
+    if not absolute:
+        return TruncatedNormal(mean, gain * std, low, high)
+    if gain * std == 0:
+        return Constant(mean)
+    low, high = (mean + gain * (bound - mean) for bound in (low, high))
+    if min(abs(low - mean), abs(high - mean)) / (gain * std) > 37 and (low > mean or high < mean):
+        raise InitConfError(
+            f"nothing is left of the law between low = {low:g} and high = {high:g}: they lie over 37 sigmas from the mean"
+        )
+    return TruncatedNormal.absolute(mean, gain * std, low, high)
+
+
+@register("constant")
+def constant(site: Site, value: Finite) -> Law:
+    """Every element is `value`."""
+    return Constant(value)
+
+
+@register("zeros")
+def zeros(site: Site) -> Law:
+    """Every element is 0."""
+    return Constant(0.0)
+
+
+@register("ones")
+def ones(site: Site) -> Law:
+    """Every element is 1."""
+    return Constant(1.0)
+
+
+def spread(distribution: str, std: float) -> Law:
+    """The zero-mean law of one of the three distributions with this std."""
+    if distribution == "uniform":
+        return Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
+    return Normal(0.0, std) if distribution == "untruncated_normal" else TruncatedNormal(0.0, std)

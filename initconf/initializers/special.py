@@ -1,0 +1,31 @@
+"""Initializers that leave the values to others."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from initconf.errors import InitConfError
+from initconf.laws import Keep, Law, ModuleDefault
+from initconf.registry import register
+from initconf.sites import Site
+
+
+@register("keep")
+def keep(site: Site) -> Law:
+    """The parameter keeps the values it has. Raises InitConfError on meta, where there are none."""
+    if site.on_meta:
+        raise InitConfError("a parameter on meta has no values to keep")
+    return Keep()
+
+
+@register("module_default")
+def module_default(site: Site, otherwise: Literal["error", "keep"] = "error") -> Law:
+    """What the owning module's own `reset_parameters` (else `_reset_parameters`) gives, run on a copy with a keyed generator.
+
+    `otherwise` says what happens where the module has neither: an InitConfError, or the values are kept.
+    """
+    if site.reset is not None:
+        return ModuleDefault(site.reset)
+    if otherwise == "keep":
+        return keep(site)
+    raise InitConfError(f"{site.module.rpartition('.')[2]} has neither reset_parameters nor _reset_parameters")

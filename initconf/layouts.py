@@ -1,0 +1,179 @@
+"""How the parameters of known modules are laid out, by module class; and what is assumed of unknown ones.
+
+Classes are known by name, so that nothing is imported to recognise a third party's module; a user's own class is registered
+with `initconf.layout(MyModule)`.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from initconf.errors import InitConfError
+from initconf.sites import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Describe = Callable[["nn.Module", str, "Tensor"], "Layout | None"]
+"""(module, name of the parameter within it, the parameter) -> its layout, None where the base class knows better."""
+F = TypeVar("F", bound=Describe)
+
+_layouts: dict[type | str, Describe] = {}
+
+BIAS = Layout(role="bias", fans_of="weight")
+EMBEDDING = Layout(role="embedding", out_axes=(1,), in_axes=(), batch_axes=(0,))
+NORM = {"weight": Layout(role="norm_scale"), "bias": Layout(role="norm_shift")}
+GATES = {"RNN": (), "LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
+
+
+def layout(module: type | str) -> Callable[[F], F]:
+    """Register how the parameters of a module class are laid out.
+
+    Args:
+        module: the class, or its name (bare or dotted) where it is not to be imported.
+
+    The decorated function takes the module, the parameter's name within it and the parameter (whose values it must not read),
+    and returns a Layout, or None to leave the parameter to the base class.
+
+    >>> import initconf, torch
+    >>> class InOut(torch.nn.Module):
+    ...     def __init__(self):
+    ...         super().__init__()
+    ...         self.weight = torch.nn.Parameter(torch.empty(3, 5))
+    >>> @initconf.layout(InOut)
+    ... def in_out(module, name, parameter):
+    ...     return initconf.Layout(in_axes=(0,), out_axes=(1,))
+    >>> initconf.compile(InOut(), "lecun")["weight"].fan_in
+    3.0
+
+    Raises InitConfError for a class that has a layout already.
+    """
+
+    def add(fn: F) -> F:
+        if module in _layouts:
+            raise InitConfError(f"there is a layout for {module if isinstance(module, str) else module.__qualname__} already")
+        _layouts[module] = fn
+        return fn
+
+    return add
+
+
+def find(module: nn.Module, name: str, parameter: Tensor) -> Layout:
+    """The layout of a parameter: the registered one of the nearest base class, else an assumption, marked as such."""
+    for cls in type(module).__mro__:
+        for key in (cls, f"{cls.__module__}.{cls.__qualname__}", cls.__name__):
+            if key in _layouts and (found := _layouts[key](module, name, parameter)) is not None:
+                _check(found, module, name, parameter)
+                return found
+    return _assume(module, name, parameter)
+
+
+def _check(found: Any, module: nn.Module, name: str, parameter: Tensor) -> None:
+    where = f"the layout of {type(module).__qualname__}.{name}"
+    if not isinstance(found, Layout):
+        raise InitConfError(f"{where} is {found!r}, not a Layout")
+    if found.role in ("weight", "recurrent", "embedding"):
+        for axis in (*found.out_axes, *found.in_axes, *found.batch_axes):
+            if not 0 <= axis < parameter.ndim:
+                raise InitConfError(f"{where} names axis {axis}, and the shape is {tuple(parameter.shape)}")
+
+
+# --- torch.nn --------------------------------------------------------------------------------------------------------------
+
+
+@layout("torch.nn.modules.linear.Linear")
+def _linear(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return {"weight": Layout(), "bias": BIAS}.get(name)
+
+
+@layout("torch.nn.modules.linear.Bilinear")
+def _bilinear(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    # Every output sums over all pairs of inputs.
+    return {"weight": Layout(in_axes=(1, 2)), "bias": BIAS}.get(name)
+
+
+@layout("torch.nn.modules.conv._ConvNd")
+def _conv(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    weight = Layout(groups=module.groups, stride=math.prod(module.stride))
+    return {"weight": weight, "bias": BIAS}.get(name)
+
+
+@layout("torch.nn.modules.conv._ConvTransposeNd")
+def _conv_transposed(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    weight = Layout(out_axes=(1,), in_axes=(0,), groups=module.groups, stride=math.prod(module.stride), transposed=True)
+    return {"weight": weight, "bias": BIAS}.get(name)
+
+
+@layout("torch.nn.modules.sparse.Embedding")
+@layout("torch.nn.modules.sparse.EmbeddingBag")
+def _embedding(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    padding = module.padding_idx
+    row = None if padding is None else padding % max(parameter.shape[0], 1)
+    return Layout(**{**EMBEDDING.__dict__, "zero_row": row}) if name == "weight" else None
+
+
+@layout("torch.nn.modules.batchnorm._NormBase")
+@layout("torch.nn.modules.normalization.LayerNorm")
+@layout("torch.nn.modules.normalization.GroupNorm")
+@layout("torch.nn.modules.normalization.RMSNorm")
+def _norm(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return NORM.get(name)
+
+
+@layout("torch.nn.modules.activation.PReLU")
+def _prelu(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return Layout(role="gate_scale")
+
+
+@layout("torch.nn.modules.rnn.RNNBase")
+@layout("torch.nn.modules.rnn.RNNCellBase")
+def _recurrent(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    kind = next(
+        (kind for kind in GATES if type(module).__name__.startswith(kind) or getattr(module, "mode", "") == kind), "RNN"
+    )
+    if name.startswith("weight_hr"):  # the projection of an LSTM with proj_size
+        return Layout(role="weight")
+    role = "recurrent" if name.startswith("weight_hh") else "weight" if name.startswith("weight") else "bias"
+    carrier = name.replace("bias", "weight") if role == "bias" else None
+    return Layout(role=role, block_names=GATES[kind], fans_of=carrier)  # type: ignore[arg-type]
+
+
+@layout("torch.nn.modules.activation.MultiheadAttention")
+def _attention(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    qkv = ("q", "k", "v")
+    if name == "in_proj_weight":
+        return Layout(block_names=qkv)
+    if name in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
+        return Layout()
+    if name == "in_proj_bias":
+        return Layout(role="bias", block_names=qkv, fans_of="in_proj_weight" if module.in_proj_weight is not None else None)
+    return Layout(role="bias") if name in ("bias_k", "bias_v") else None
+
+
+# --- what is assumed of others ---------------------------------------------------------------------------------------------
+
+_BY_NAME = [
+    (r"(A_log|dt_bias|D)", "state"),
+    (r".*(pos_?emb|position|pos_encoding).*", "position"),
+    (r"(gamma|alpha|layer_?scale\w*|ls\d|gate\w*|resweight|skip_?gain)", "gate_scale"),
+    (r"(.*_)?(bias|beta)(_.*)?|b", "bias"),
+]
+
+
+def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
+    """The guess for a module that nobody declared: by the class's and the attribute's name, and the number of axes."""
+    kind, guess = type(module).__name__, ("role",)
+    if "norm" in kind.lower() and parameter.ndim <= 1:
+        return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
+    for pattern, role in _BY_NAME:
+        if re.fullmatch(pattern, name) and (role == "position" or role == "state" or parameter.ndim <= 1):
+            carrier = "weight" if role == "bias" and isinstance(getattr(module, "weight", None), type(parameter)) else None
+            return Layout(role=role, fans_of=carrier, assumed=guess)  # type: ignore[arg-type]
+    if "embedding" in kind.lower() and parameter.ndim == 2 and name == "weight":
+        return Layout(**{**EMBEDDING.__dict__, "assumed": guess})
+    if parameter.ndim >= 2:
+        return Layout(assumed=("role", "layout"))
+    return Layout(role="other", assumed=guess)

@@ -1,0 +1,148 @@
+r"""Patterns over parameter names that cannot hang the program, whatever they are.
+
+RE2 matches all patterns at once, in time linear in the name. What RE2 refuses (lookaround, backreferences, large
+repetitions) runs in the `regex` package, which can be given a time limit: one second in total per pattern.
+
+>>> [sorted(found) for found in match_names([("match", r".*\.bias"), ("glob", "head.*")], ["head.bias", "fc.bias"])]
+[[0, 1], [0]]
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, Literal
+
+import re2
+import regex
+
+from initconf.errors import InitConfError
+
+Kind = Literal["match", "search", "glob"]
+
+_SECONDS = 1.0
+_MAX_REPEATS = 100_000
+_MAX_MEMORY = 256 << 20
+
+
+def match_names(patterns: Sequence[tuple[Kind, str]], names: Sequence[str]) -> list[set[int]]:
+    """For each pattern, the indices of the names it matches.
+
+    `match` means the whole name, `search` anywhere in it, `glob` the whole name with `*`, `?` and `[...]`.
+    Raises InitConfError if a pattern does not compile (see `check`) or uses up its second.
+    """
+    for kind, text in patterns:
+        check(kind, text)
+    found: list[set[int]] = [set() for _ in patterns]
+    for anchor in ("match", "search"):
+        fast = [i for i, (kind, text) in enumerate(patterns) if _anchor(kind) == anchor and _re2(kind, text) is not None]
+        for part, matcher in _sets(anchor, [_as_regex(*patterns[i]) for i in fast]):
+            for n, name in enumerate(names):
+                for j in matcher.Match(name) or ():
+                    found[fast[part[j]]].add(n)
+    for i, (kind, text) in enumerate(patterns):
+        if _re2(kind, text) is None:
+            found[i] = _slow(kind, text, names)
+    return found
+
+
+@lru_cache(maxsize=4096)
+def check(kind: Kind, text: str) -> None:
+    """Raise InitConfError, with what is wrong and where, unless the pattern compiles."""
+    if _re2(kind, text) is not None:
+        return
+    bounds = 1
+    for low, high in regex.findall(r"\{(\d{1,9})(?:,(\d{0,9}))?\}", text):
+        bounds *= max(int(low), int(high or 0), 1)
+    if bounds > _MAX_REPEATS:
+        raise InitConfError(f"the repetitions of the pattern multiply to {bounds}; at most {_MAX_REPEATS}")
+    try:
+        regex.compile(text)
+    except regex.error as error:
+        raise InitConfError(f"the pattern does not compile: {error}") from None
+    except (RecursionError, OverflowError, MemoryError):
+        raise InitConfError("the pattern does not compile: it is too large or too deeply nested") from None
+
+
+def _anchor(kind: Kind) -> str:
+    return "search" if kind == "search" else "match"
+
+
+def _options() -> Any:
+    options = re2.Options()
+    options.log_errors = False
+    options.max_mem = _MAX_MEMORY
+    return options
+
+
+@lru_cache(maxsize=4096)
+def _re2(kind: Kind, text: str) -> Any:
+    """The pattern compiled by RE2, None if RE2 refuses it."""
+    try:
+        return re2.compile(_as_regex(kind, text), _options())
+    except re2.error:
+        return None
+
+
+def _sets(anchor: str, texts: list[str]) -> list[tuple[list[int], Any]]:
+    """Sets of RE2 patterns, each with the places of its patterns in `texts`; halved until each fits the memory."""
+    done: list[tuple[list[int], Any]] = []
+    todo = [list(range(len(texts)))] if texts else []
+    while todo:
+        part = todo.pop()
+        matcher = re2.Set.SearchSet(_options()) if anchor == "search" else re2.Set.FullMatchSet(_options())
+        try:
+            for i in part:
+                matcher.Add(texts[i])
+            matcher.Compile()
+        except re2.error:
+            if len(part) == 1:
+                raise InitConfError(f"the pattern {texts[part[0]]!r} needs too much memory") from None
+            todo += [part[: len(part) // 2], part[len(part) // 2 :]]
+        else:
+            done.append((part, matcher))
+    return done
+
+
+def _slow(kind: Kind, text: str, names: Sequence[str]) -> set[int]:
+    compiled = regex.compile(text)
+    deadline = time.monotonic() + _SECONDS
+    apply = compiled.search if kind == "search" else compiled.fullmatch
+    found = set()
+    try:
+        for n, name in enumerate(names):
+            left = deadline - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            if apply(name, timeout=left):
+                found.add(n)
+    except TimeoutError:
+        raise InitConfError(
+            f"the pattern {text!r} took more than {_SECONDS:g} s over {len(names)} names; write it without nested "
+            "repetitions, lookaround or backreferences, so that RE2 can take it"
+        ) from None
+    return found
+
+
+def _as_regex(kind: Kind, text: str) -> str:
+    if kind != "glob":
+        return text
+    # Not fnmatch.translate: it writes lookaheads, which RE2 refuses.
+    out, i = ["(?s:"], 0
+    while i < len(text):
+        char = text[i]
+        i += 1
+        if char == "*":
+            out.append(".*")
+        elif char == "?":
+            out.append(".")
+        elif char == "[" and (end := text.find("]", i + 1 + (text[i : i + 1] == "!"))) > 0:
+            inside = text[i:end].replace("\\", r"\\").replace("[", r"\[")
+            negated = inside.startswith("!")
+            inside = inside[1:] if negated else inside.replace("^", r"\^")
+            out.append(f"[{'^' if negated else ''}{inside}]")
+            i = end + 1
+        else:
+            out.append(re2.escape(char))
+    return "".join([*out, ")"])

@@ -1,0 +1,201 @@
+"""Initializers by name: the only way in which a configuration can call for code.
+
+An initializer is a function `(site, **settings) -> Law`, a few lines of mathematics that never touch a tensor. A user's plain
+`fn(tensor, generator=...)` can be registered too. The two are told apart by the name of the first parameter.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import Any, TypeVar, get_type_hints, overload
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from initconf.errors import InitConfError, did_you_mean
+from initconf.laws import Custom, Law
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+_SHIPPED = "initconf.initializers"
+_STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
+MISSING = inspect.Parameter.empty
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One argument of an initializer."""
+
+    name: str
+    default: Any
+    """The default, or `inspect.Parameter.empty` where it must be given."""
+    numeric: bool
+    """Whether an expression may stand for it."""
+    check: Callable[[Any], Any]
+    """Gives the value in its declared type, or raises pydantic's ValidationError."""
+
+
+@dataclass(frozen=True)
+class Initializer:
+    """A registered initializer."""
+
+    name: str
+    fn: Callable[..., Any]
+    arguments: Mapping[str, Argument]
+    plain: bool
+    """Whether it is a plain tensor function, called when the values are written."""
+    explicit_scale: bool = False
+    """Whether its scale is explicit, so that the spec's gain does not reach into a rule that names it."""
+
+    def validate(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+        """The arguments in their declared types, and the problems as (argument, text)."""
+        good, bad = {}, []
+        for name, value in given.items():
+            try:
+                good[name] = self.arguments[name].check(value)
+            except ValidationError as error:
+                bad.append((name, _say(error)))
+        return good, bad
+
+    def law(self, site: Any, settings: Mapping[str, Any]) -> Law:
+        """The law for a site, with settings that are already validated."""
+        if self.plain:
+            return Custom(self.name, tuple(sorted(settings.items())))
+        law = self.fn(site, **settings)
+        if not isinstance(law, Law):
+            raise InitConfError(f"the initializer {self.name!r} returned {law!r}, not a law")
+        return law
+
+
+_registered: dict[str, Initializer] = {}
+_aliases: dict[str, str] = {}
+_complete = False
+
+
+@overload
+def register(fn: F, /) -> F: ...
+@overload
+def register(
+    name: str | None = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False
+) -> Callable[[F], F]: ...
+
+
+def register(name_or_fn: Any = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False) -> Any:
+    """Register an initializer: as a decorator, bare or with a name, or called on a function.
+
+    The function's first parameter is `site` (it returns a law) or `tensor` (it writes the values itself, in place, and takes
+    `generator` too); all others are its settings, with types and defaults.
+
+    >>> import initconf
+    >>> @initconf.register
+    ... def half_he(site, gain: float = 1.0):
+    ...     return initconf.laws.Normal(0.0, gain / site.fan_in**0.5)
+    >>> initconf.compile(model, {"defaults": ["he"], "initializer": "half_he"})["0.weight"].law.std
+    0.5
+
+    Raises InitConfError for a name that is taken and for a signature that cannot be configured.
+    """
+
+    def add(fn: Callable[..., Any], name: str) -> Any:
+        if not fn.__module__.startswith(_SHIPPED):
+            _load()  # so that a name of the shipped ones is refused here, and not when they are loaded
+        entry = _inspect(name, fn, explicit_scale)
+        for taken in (name, *aliases):
+            if taken in _registered or taken in _aliases:
+                raise InitConfError(f"an initializer named {taken!r} is already registered")
+        _registered[name] = entry
+        _aliases.update(dict.fromkeys(aliases, name))
+        return fn
+
+    if callable(name_or_fn):
+        return add(name_or_fn, name_or_fn.__name__)
+    return lambda fn: add(fn, name_or_fn or fn.__name__)
+
+
+def find(name: str) -> Initializer:
+    """The initializer of this name or alias; InitConfError with a near name if there is none."""
+    _load()
+    try:
+        return _registered[_aliases.get(name, name)]
+    except KeyError:
+        raise InitConfError(f"no initializer is named {name!r}; {did_you_mean(name, [*_registered, *_aliases])}") from None
+
+
+def names() -> list[str]:
+    """All registered names, sorted, without aliases."""
+    _load()
+    return sorted(_registered)
+
+
+def aliases_of(name: str) -> list[str]:
+    """The other names of an initializer."""
+    return sorted(alias for alias, target in _aliases.items() if target == name)
+
+
+def _load() -> None:
+    """Import the shipped initializers, then those that installed packages offer as entry points."""
+    global _complete
+    if _complete:
+        return
+    _complete = True
+    import_module(_SHIPPED)
+    for entry in entry_points(group="initconf.initializers"):
+        fn = entry.load()
+        if callable(fn) and entry.name not in _registered:
+            register(entry.name)(fn)
+
+
+def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool) -> Initializer:
+    parameters = list(inspect.signature(fn).parameters.values())
+    first = parameters[0].name if parameters else None
+    if first not in ("site", "tensor"):
+        raise InitConfError(
+            f"the first parameter of the initializer {name!r} is {first!r}; call it `site` (the function returns a law) "
+            "or `tensor` (the function writes the values)"
+        )
+    if first == "tensor" and "generator" not in {p.name for p in parameters}:
+        raise InitConfError(
+            f"the initializer {name!r} has no parameter `generator`; it must draw from the generator that it is given"
+        )
+    try:
+        hints = get_type_hints(fn, include_extras=True)
+    except Exception as error:
+        raise InitConfError(f"the annotations of the initializer {name!r} cannot be read: {error}") from error
+    arguments = {}
+    for p in parameters[1:]:
+        if p.name == "generator" and first == "tensor":
+            continue
+        if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
+            raise InitConfError(f"the initializer {name!r} takes {p}; every setting must be a named parameter")
+        hint = hints.get(p.name, type(p.default) if p.default not in (None, MISSING) else Any)
+        adapter: TypeAdapter[Any] = TypeAdapter(hint, config=None if _owns_config(hint) else _STRICT)
+        numeric = any(_accepts(adapter, probe) for probe in (1.0, 1, 0.5)) and not _accepts(adapter, "x")
+        arguments[p.name] = Argument(p.name, p.default, numeric, adapter.validate_python)
+    return Initializer(name, fn, arguments, first == "tensor", explicit_scale)
+
+
+def _owns_config(hint: Any) -> bool:
+    return isinstance(hint, type) and (hasattr(hint, "model_config") or hasattr(hint, "__pydantic_config__"))
+
+
+def _accepts(adapter: TypeAdapter[Any], value: Any) -> bool:
+    try:
+        adapter.validate_python(value)
+    except ValidationError:
+        return False
+    return True
+
+
+def _say(error: ValidationError) -> str:
+    """What is allowed, in one sentence; a union says its parts."""
+    said = []
+    for e in error.errors(include_url=False):
+        text = (
+            e["ctx"]["error"].args[0] if e["type"] == "value_error" else e["msg"].removeprefix("Input ").removeprefix("Value ")
+        )
+        if text not in said:
+            said.append(text)
+    return "it " + ", or it ".join(said)

@@ -1,0 +1,165 @@
+"""Which rule wins which parameter: every rule is held against every name, and the last match wins."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from initconf import patterns
+from initconf.errors import near
+from initconf.sites import Place, Site
+from initconf.spec import Rule
+
+
+@dataclass
+class Verdict:
+    """What became of one rule."""
+
+    name: str
+    rule: Rule
+    matched: set[int] = field(default_factory=set)
+    """The sites that it matches."""
+    won: set[int] = field(default_factory=set)
+    """Those of which it won at least one block."""
+
+
+@dataclass
+class Match:
+    """The rules held against the sites."""
+
+    verdicts: list[Verdict]
+    """Weakest rule first."""
+    winners: list[list[int | None]]
+    """For each site, the winning rule (an index into `verdicts`) of each of its blocks; a plain parameter has one."""
+    selected: list[dict[str, set[int]]]
+    """For each rule and each selector it has, the names (indices into `names`) for which the selector alone holds."""
+    names: list[tuple[int, Place]]
+    """Every name of every site: (site, place)."""
+
+
+def match(rules: Sequence[tuple[str, Rule]], sites: Sequence[Site]) -> Match:
+    """Hold rules (weakest first) against sites.
+
+    All selectors of a rule must hold on one and the same name. Raises InitConfError for a pattern that takes too long.
+    """
+    names = [(i, place) for i, site in enumerate(sites) for place in site.places]
+    by_pattern = _patterns(rules, [place.name for _, place in names])
+    by_role, by_ndim, by_owner, by_inside = (defaultdict(set) for _ in range(4))
+    for n, (i, place) in enumerate(names):
+        by_role[sites[i].role].add(n)
+        by_ndim[sites[i].ndim].add(n)
+        by_owner[place.owner].add(n)
+        by_inside[place.inside].add(n)
+    verdicts, selected = [], []
+    winners: list[list[int | None]] = [[None] * max(1, len(site.blocks)) for site in sites]
+    for r, (name, rule) in enumerate(rules):
+        held: dict[str, set[int]] = dict(by_pattern[r])
+        if rule.role:
+            held["role"] = set().union(*(by_role[role] for role in rule.role))
+        if rule.ndim is not None:
+            held["ndim"] = by_ndim[rule.ndim]
+        if rule.module:
+            held["module"] = set().union(*(ns for owner, ns in by_owner.items() if _is_a(owner, rule.module)))
+        if rule.inside:
+            held["inside"] = set().union(*(ns for above, ns in by_inside.items() if any(_is_a(a, rule.inside) for a in above)))
+        if rule.block is not None:
+            held["block"] = {n for n, (i, _) in enumerate(names) if _blocks(rule.block, sites[i])}
+        verdict = Verdict(name, rule, {names[n][0] for n in set.intersection(*held.values())})
+        for i in verdict.matched:
+            for b in _blocks(rule.block, sites[i]) if rule.block is not None else range(len(winners[i])):
+                winners[i][b] = r
+        verdicts.append(verdict)
+        selected.append(held)
+    for i, site_winners in enumerate(winners):
+        for winner in site_winners:
+            if winner is not None:
+                verdicts[winner].won.add(i)
+    return Match(verdicts, winners, selected, names)
+
+
+def _patterns(rules: Sequence[tuple[str, Rule]], names: list[str]) -> list[dict[str, set[int]]]:
+    wanted: list[tuple[int, patterns.Kind, str]] = []
+    for r, (_, rule) in enumerate(rules):
+        given: list[tuple[patterns.Kind, str | None]] = [("match", rule.match), ("search", rule.search), ("glob", rule.glob)]
+        wanted += [(r, kind, text) for kind, text in given if text is not None]
+    found: list[dict[str, set[int]]] = [{} for _ in rules]
+    for (r, kind, _), matched in zip(
+        wanted, patterns.match_names([(kind, text) for _, kind, text in wanted], names), strict=True
+    ):
+        found[r][kind] = matched
+    return found
+
+
+def _is_a(classes: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Whether one of the dotted classes is wanted: by its bare name, or with a dot by its whole path."""
+    return any(cls == w or ("." not in w and cls.rpartition(".")[2] == w) for cls in classes for w in wanted)
+
+
+def _blocks(pattern: str, site: Site) -> list[int]:
+    if not site.blocks:
+        return []
+    names = [block.block or "" for block in site.blocks]
+    return sorted(patterns.match_names([("glob", pattern)], names)[0])
+
+
+def why_dead(m: Match, r: int, sites: Sequence[Site]) -> tuple[str, str | None]:
+    """Why a rule matches nothing, and what to do: (text, remedy)."""
+    held, rule = m.selected[r], m.verdicts[r].rule
+    named = (
+        set.intersection(*(held[k] for k in ("match", "search", "glob") if k in held))
+        if set(held) & {"match", "search", "glob"}
+        else None
+    )
+    if named:
+        # The names are there, another selector excludes them: most often a tied head, which has role embedding.
+        n = min(named)
+        site, place = sites[m.names[n][0]], m.names[n][1]
+        failing = [k for k in held if k not in ("match", "search", "glob") and n not in held[k]]
+        text = f"it matches nothing: {place.name} has " + ", ".join(_fact(k, site, place) for k in failing or ["role"])
+        if site.aliases and "role" in failing:
+            others = ", ".join(x for x in (site.name, *site.aliases) if x != place.name)
+            winner = m.winners[m.names[n][0]][0]
+            instead = (
+                f"bend its rule instead: rules.{m.verdicts[winner].name}" if winner is not None else f"add role: {site.role}"
+            )
+            return f"{text}, because it is tied to {others}", instead
+        return text, None
+    if named is not None:
+        kind, text = next((k, t) for k in ("match", "search", "glob") if (t := getattr(rule, k)) is not None)
+        names = [place.name for _, place in m.names]
+        close = near(text.replace("\\.", ".").strip("^$*"), names)
+        remedy = f"near names: {', '.join(close)}" if close else f"names are such as {', '.join(names[:2])}" if names else None
+        return f"it matches nothing: no parameter's name fits {kind} {text!r}", remedy
+    empty = [k for k, ns in held.items() if not ns]
+    if empty:
+        return f"it matches nothing: no parameter has {empty[0]} {_said(getattr(rule, empty[0]))}", _there_are(
+            empty[0], m, sites
+        )
+    return "it matches nothing: each selector matches some parameters, but no name has them all", None
+
+
+def _fact(kind: str, site: Site, place: Place) -> str:
+    if kind == "block":
+        return f"the blocks {', '.join(b.block or '' for b in site.blocks)}" if site.blocks else "no blocks"
+    if kind in ("module", "inside"):
+        return f"module {place.owner[0].rpartition('.')[2]}" if kind == "module" else "other ancestors"
+    return f"{kind} {getattr(site, kind)}"
+
+
+def _said(value: object) -> str:
+    return " or ".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def _there_are(kind: str, m: Match, sites: Sequence[Site]) -> str | None:
+    seen: set[str] = set()
+    for i, place in m.names:
+        if kind in ("role", "ndim"):
+            seen.add(str(getattr(sites[i], kind)))
+        elif kind == "module":
+            seen.add(place.owner[0].rpartition(".")[2])
+        elif kind == "inside":
+            seen.update(above[0].rpartition(".")[2] for above in place.inside)
+        else:
+            seen.update(block.block or "" for block in sites[i].blocks)
+    return f"there are: {', '.join(sorted(seen)[:12])}" if seen else None

@@ -1,0 +1,289 @@
+"""The spec: what the user said, checked for its form. No torch, no model and no registry is needed to read it.
+
+What is left out, or null, is not set: it takes the next weaker source (the spec for a rule, the initializer's own default for
+the spec). Meaning (whether an initializer exists and takes an argument, whether a rule matches) is checked by `compile`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Literal, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, PrivateAttr, model_validator
+from pydantic_core import PydanticCustomError
+
+from initconf import expressions, patterns
+from initconf.errors import InitConfError, did_you_mean
+
+Mode = Literal["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
+Distribution = Literal["uniform", "untruncated_normal", "truncated_normal"]
+GainMethod = Literal["second_moment", "torch", "backward", "centred", "numeric_grid"]
+Role = Literal[
+    "weight", "bias", "norm_scale", "norm_shift", "embedding", "recurrent", "gate_scale", "position", "state", "other"
+]  # fmt: skip
+ROLES: tuple[str, ...] = get_args(Role)
+SETTINGS = ("initializer", "mode", "distribution", "gain", "nonlinearity", "gain_method")
+SELECTORS = ("match", "search", "glob", "module", "inside", "role", "ndim", "block")
+
+_RULE_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
+_HYDRA_KEYS = ("_target_", "_convert_", "_recursive_", "_partial_")
+
+
+def fail(text: str, remedy: str | None = None) -> PydanticCustomError:
+    """The one kind of error that validators here raise; `loading` turns it into a Problem."""
+    return PydanticCustomError("initconf", "{text}", {"text": text, "remedy": remedy})
+
+
+def _one_of(kind: str, allowed: tuple[str, ...], hints: Mapping[str, str]) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value in allowed):
+            return value
+        hint = hints.get(value) if isinstance(value, str) else None
+        raise fail(
+            f"not a {kind}",
+            hint or (did_you_mean(value, allowed) if isinstance(value, str) else f"one of {', '.join(allowed)}"),
+        )
+
+    return check
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, bool) or not isinstance(value, (int, float, str, type(None))):
+        raise fail("neither a number nor an expression", 'write a number, or an expression such as "1/sqrt(2*n_layers)"')
+    if isinstance(value, str):
+        try:
+            expressions.parse(value)
+        except InitConfError as error:
+            raise fail(str(error), 'write a number, or an expression such as "1/sqrt(2*n_layers)"') from None
+    elif value is not None and value != value:
+        raise fail("not a number")
+    return value
+
+
+def _named(what: str, example: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value):
+            return value
+        if isinstance(value, Mapping):
+            if isinstance(value.get("name"), str):
+                if bad := [key for key in value if not isinstance(key, str)]:
+                    raise fail(f"the argument {bad[0]!r} is not a name")
+                return dict(value)
+            raise fail(
+                f"the {what} mapping has no name",
+                f"write {example}; an override such as {what}.std=3 over a plain string loses the name: set {what}.name too",
+            )
+        raise fail(f"not {'an' if what[0] in 'aeiou' else 'a'} {what}", f"write a name, or a mapping such as {example}")
+
+    return check
+
+
+def _pattern(kind: patterns.Kind) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is None:
+            return None
+        if not isinstance(value, str):
+            quoted = (
+                "YAML read the pattern as something else" if isinstance(value, (list, Mapping)) else "a pattern is a string"
+            )
+            raise fail(quoted, "put it in single quotes: '...' in YAML, and in Hydra quotes (\"...\") on a command line")
+        if not value:
+            raise fail("the pattern is empty")
+        try:
+            patterns.check(kind, value)
+        except InitConfError as error:
+            raise fail(str(error)) from None
+        return value
+
+    return check
+
+
+def _strings(what: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is None:
+            return None
+        values = [value] if isinstance(value, str) else value
+        if not isinstance(values, (list, tuple)) or not values or not all(isinstance(v, str) and v for v in values):
+            raise fail(f"not {what}", f"write {what}, or a list of them")
+        return tuple(values)
+
+    return check
+
+
+def _roles(value: Any) -> Any:
+    values = _strings("a role")(value)
+    for role in values or ():
+        if role not in ROLES:
+            raise fail(f"no role is named {role!r}", did_you_mean(role, ROLES))
+    return values
+
+
+def _integer(value: Any) -> Any:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool)):
+        return value
+    raise fail("not an integer")
+
+
+def _flag(value: Any) -> Any:
+    if value is None or isinstance(value, bool):
+        return value
+    raise fail("neither true nor false")
+
+
+def _expect(value: Any) -> Any:
+    if value is None:
+        return None
+    span = [value, value] if isinstance(value, int) and not isinstance(value, bool) else value
+    good = (
+        isinstance(span, (list, tuple)) and len(span) == 2 and all(isinstance(n, int) and not isinstance(n, bool) for n in span)
+    )
+    if not good or not 0 <= span[0] <= span[1]:
+        raise fail("not a number of parameters", "write a count such as 12, or [min, max]")
+    return tuple(span)
+
+
+def _layers(value: Any) -> Any:
+    value = _pattern("match")(value)
+    if value is not None:
+        try:
+            groups = re.compile(value).groups
+        except re.error as error:
+            raise fail(f"the pattern does not compile: {error}") from None
+        if groups != 1:
+            raise fail(f"the pattern has {groups} groups", r"give it one group, the layer's number: 'blocks\.(\d+)\..*'")
+    return value
+
+
+def _mapping(what: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is None:
+            return {}
+        if not isinstance(value, Mapping):
+            raise fail(f"not a mapping of {what}", f"write {what} by name: {{name: ...}}")
+        return dict(value)
+
+    return check
+
+
+_MODES = _one_of("mode", get_args(Mode), {"fan_sum": "fan_avg is half of it"})
+_DISTRIBUTIONS = _one_of(
+    "distribution",
+    get_args(Distribution),
+    {"normal": "normal means truncated in TensorFlow and untruncated in torch: write truncated_normal or untruncated_normal"},
+)
+_METHODS = _one_of("gain method", get_args(GainMethod), {"centered": "it is spelled centred"})
+
+
+class Settings(BaseModel):
+    """What a spec and a rule may both set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    initializer: Annotated[str | dict[str, Any] | None, PlainValidator(_named("initializer", "{name: normal, std: 0.02}"))] = (
+        None
+    )
+    mode: Annotated[Mode | None, PlainValidator(_MODES)] = None
+    distribution: Annotated[Distribution | None, PlainValidator(_DISTRIBUTIONS)] = None
+    gain: Annotated[float | str | None, PlainValidator(_number)] = None
+    nonlinearity: Annotated[
+        str | dict[str, Any] | None, PlainValidator(_named("nonlinearity", "{name: leaky_relu, negative_slope: 0.2}"))
+    ] = None
+    gain_method: Annotated[GainMethod | None, PlainValidator(_METHODS)] = None
+
+    def settings(self) -> dict[str, Any]:
+        """The settings that are set (not null)."""
+        return {name: value for name in SETTINGS if (value := getattr(self, name)) is not None}
+
+
+class Rule(Settings):
+    """A selector plus settings. All given selectors must hold, on one and the same name of the parameter."""
+
+    match: Annotated[str | None, PlainValidator(_pattern("match"))] = None
+    """A regex for the whole name."""
+    search: Annotated[str | None, PlainValidator(_pattern("search"))] = None
+    """A regex found anywhere in the name."""
+    glob: Annotated[str | None, PlainValidator(_pattern("glob"))] = None
+    """A pattern with `*`, `?`, `[...]` for the whole name."""
+    module: Annotated[tuple[str, ...] | None, PlainValidator(_strings("a class name"))] = None
+    """The owner's class, also a base class; with a dot the dotted path."""
+    inside: Annotated[tuple[str, ...] | None, PlainValidator(_strings("a class name"))] = None
+    """The class of any ancestor module."""
+    role: Annotated[tuple[Role, ...] | None, PlainValidator(_roles)] = None
+    ndim: Annotated[int | None, PlainValidator(_integer)] = None
+    """The number of the parameter's axes."""
+    block: Annotated[str | None, PlainValidator(_pattern("glob"))] = None
+    """A block's name, or a glob; a rule without it claims every block."""
+    priority: Annotated[int, BeforeValidator(lambda v: 0 if v is None else _integer(v))] = 0
+    """A higher one sorts later, and the last match wins."""
+    optional: Annotated[bool, BeforeValidator(lambda v: False if v is None else _flag(v))] = False
+    """Whether the rule may match nothing."""
+    expect: Annotated[tuple[int, int] | None, PlainValidator(_expect)] = None
+    """How many parameters it must win: (min, max)."""
+
+    @model_validator(mode="after")
+    def _selects(self) -> Rule:
+        if all(getattr(self, name) is None for name in SELECTORS):
+            raise fail(
+                "the rule selects nothing: it has no selector",
+                f"give it one of {', '.join(SELECTORS)}",
+            )
+        return self
+
+
+def _rules(value: Any) -> Any:
+    value = _mapping("rules")(value)
+    for name, rule in value.items():
+        if not isinstance(name, str) or not _RULE_NAME.fullmatch(name):
+            raise fail(
+                f"{name!r} is not a rule's name",
+                "letters, digits, _ and -, not a pattern: patterns stand in match, search or glob",
+            )
+        if not isinstance(rule, (Mapping, Rule, type(None))):
+            raise fail(
+                f"the rule {name!r} is not a mapping",
+                f"write {name}: {{glob: '...', initializer: ...}}, or null to switch it off",
+            )
+    return value
+
+
+class InitSpec(Settings):
+    """How the parameters of a model start, as the user said it. Made by `initconf.load`."""
+
+    seed: Annotated[int | None, PlainValidator(_integer)] = None
+    unmatched: Annotated[
+        Literal["error", "keep"] | None, PlainValidator(_one_of("way to treat unmatched parameters", ("error", "keep"), {}))
+    ] = None
+    rules: Annotated[dict[str, Rule | None], BeforeValidator(_rules)] = {}
+    targets: Annotated[dict[str, Any], PlainValidator(_mapping("targets"))] = {}
+    layouts: Annotated[dict[str, Any], PlainValidator(_mapping("layouts"))] = {}
+    layers: Annotated[str | None, PlainValidator(_layers)] = None
+    """A regex for whole names, with one group that gives the layer's number."""
+    compat: Annotated[Literal["torch"] | None, PlainValidator(_one_of("compat", ("torch",), {}))] = None
+    rng_device: Annotated[Literal["cpu", "auto"] | None, PlainValidator(_one_of("rng_device", ("cpu", "auto"), {}))] = None
+
+    _sources: Any = PrivateAttr(default=None)
+    _prefix: str = PrivateAttr(default="init")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_hydra_keys(cls, value: Any) -> Any:
+        return {k: v for k, v in value.items() if k not in _HYDRA_KEYS} if isinstance(value, Mapping) else value
+
+    def live_rules(self) -> Iterator[tuple[str, Rule]]:
+        """The rules that are not switched off, weakest first: by priority, then in the order in which they were said."""
+        live = [(name, rule) for name, rule in self.rules.items() if rule is not None]
+        yield from sorted(live, key=lambda item: item[1].priority)
+
+    def path(self, path: str) -> str:
+        """The full config path (`init.rules.head.gain`) of a path relative to the spec."""
+        return f"{self._prefix}.{path}" if self._prefix and path else self._prefix or path
+
+    def source(self, path: str) -> str | None:
+        """Where the value at a path relative to the spec came from: `file:line`, an override, or None (Python)."""
+        chain = self.sources(path)
+        return chain[-1] if chain else None
+
+    def sources(self, path: str) -> list[str]:
+        """Every place that set the value at a path, weakest first."""
+        return self._sources.chain(path) if self._sources else []

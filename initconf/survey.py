@@ -1,0 +1,224 @@
+"""From a model to its sites: names, owners, ties, blocks, fans and depth. Only structure is looked at, never a value."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from initconf import layouts
+from initconf.errors import CompileError, InitConfError, Problem
+from initconf.sites import HAS_NO_FANS, Layout, Place, Site
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+# Recognised by class, never by the text of a prefix: a user's own attribute may be called `module`.
+WRAPPERS = {
+    "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
+    "torch.nn.parallel.distributed.DistributedDataParallel": "module",
+    "torch.nn.parallel.data_parallel.DataParallel": "module",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.CheckpointWrapper": "_checkpoint_wrapped_module",
+    "torch.optim.swa_utils.AveragedModel": "module",
+}
+FLAT = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
+CONTAINERS = ("torch.nn.modules.container.ModuleList", "torch.nn.modules.container.Sequential")
+
+
+@dataclass
+class Found:
+    """One (name, owner, parameter) of the walk."""
+
+    place: Place
+    module: nn.Module
+    parameter: Tensor
+    container: str | None
+    """The path of the outermost container, None outside of one."""
+    child: str | None
+    """The container's child that the parameter lies in."""
+
+
+@dataclass
+class Walk:
+    found: list[Found] = field(default_factory=list)
+    problems: list[Problem] = field(default_factory=list)
+    classes: dict[type, tuple[str, ...]] = field(default_factory=dict)
+
+    def dotted(self, module: nn.Module) -> tuple[str, ...]:
+        """A module's class and its base classes, dotted, without `object`."""
+        kind = type(module)
+        if kind not in self.classes:
+            self.classes[kind] = tuple(f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__[:-1])
+        return self.classes[kind]
+
+
+def unwrap(module: nn.Module, dotted: tuple[str, ...]) -> nn.Module | None:
+    """What a wrapper wraps, None for any other module."""
+    for name in dotted:
+        if name in WRAPPERS:
+            return getattr(module, WRAPPERS[name])  # type: ignore[no-any-return]
+    return None
+
+
+def survey(model: nn.Module, layers: str | None = None) -> list[Site]:
+    """The sites of a model, in the order of its modules; a tensor under several names is one site.
+
+    Args:
+        model: on any device, also meta; it is not changed.
+        layers: a regex for whole names with one group, the layer's number; left out, the outermost containers are counted.
+
+    Raises:
+        CompileError: for parameters that cannot be initialised: uninitialised lazy ones, flat shards, parametrised ones.
+    """
+    walk = Walk()
+    _walk(model, "", (), None, None, walk, ())
+    groups: dict[int, list[Found]] = {}
+    for found in walk.found:
+        groups.setdefault(id(found.parameter), []).append(found)
+    sites = []
+    for group in groups.values():
+        try:
+            sites.append(_site(group))
+        except InitConfError as error:
+            walk.problems.append(Problem(str(error), group[0].place.name))
+    if walk.problems:
+        raise CompileError(walk.problems)
+    return _with_depth(sites, [group[0] for group in groups.values()], layers)
+
+
+def parameters(model: nn.Module) -> dict[str, Found]:
+    """Where each canonical name (aliases too) is found in the model."""
+    walk = Walk()
+    _walk(model, "", (), None, None, walk, ())
+    return {found.place.name: found for found in walk.found}
+
+
+def _walk(
+    module: nn.Module,
+    prefix: str,
+    inside: tuple[tuple[str, ...], ...],
+    container: str | None,
+    child: str | None,
+    walk: Walk,
+    stack: tuple[int, ...],
+) -> None:
+    dotted = walk.dotted(module)
+    if (inner := unwrap(module, dotted)) is not None:
+        return _walk(inner, prefix, inside, container, child, walk, stack)
+    if FLAT in dotted:
+        walk.problems.append(
+            Problem(
+                "FullyShardedDataParallel has flattened the parameters: their shapes and fans are gone",
+                prefix or "the model",
+                remedy="initialise before wrapping, or shard with torch.distributed.fsdp.fully_shard",
+            )
+        )
+        return None
+    if "parametrizations" in module._modules:
+        walk.problems.append(
+            Problem(
+                f"the parameters {', '.join(module._modules['parametrizations']._modules)} are parametrised",  # type: ignore[union-attr]
+                prefix or "the model",
+                remedy="initialise before the parametrisation is registered",
+            )
+        )
+        return None
+    for attribute, parameter in module._parameters.items():
+        if parameter is None:
+            continue
+        name = f"{prefix}.{attribute}" if prefix else attribute
+        if hasattr(parameter, "materialize"):
+            remedy = "run the model once on an example input, so that its lazy modules know their sizes"
+            walk.problems.append(Problem("the parameter is lazy and has no shape yet", name, remedy=remedy))
+            continue
+        walk.found.append(Found(Place(name, attribute, dotted, inside), module, parameter, container, child))
+    counts = container is None and any(name in CONTAINERS for name in dotted)
+    for name, sub in module._modules.items():
+        if sub is None or id(sub) in stack:
+            continue
+        path = f"{prefix}.{name}" if prefix else name
+        here, rank = (prefix, name) if counts else (container, child)
+        _walk(sub, path, (*inside, dotted), here, rank, walk, (*stack, id(module)))
+    return None
+
+
+def _site(group: list[Found]) -> Site:
+    group = sorted(group, key=lambda found: found.place.name)
+    described = [layouts.find(found.module, found.place.attribute, found.parameter) for found in group]
+    # A tied head is no head: the tensor is an embedding if any of its owners says so.
+    main = next((i for i, layout in enumerate(described) if layout.role == "embedding"), 0)
+    layout, owner, parameter = described[main], group[main].module, group[main].parameter
+    shape = tuple(parameter.shape)
+    site = Site(
+        name=group[0].place.name,
+        places=tuple(found.place for found in group),
+        shape=shape,
+        dtype=str(parameter.dtype).removeprefix("torch."),
+        layout=layout,
+        on_meta=parameter.is_meta,
+        reset=next((name for name in ("reset_parameters", "_reset_parameters") if callable(getattr(owner, name, None))), None),
+    )
+    carrier = owner._parameters.get(layout.fans_of) if layout.fans_of else None
+    of = layouts.find(owner, layout.fans_of, carrier) if layout.fans_of and carrier is not None else layout
+    of_shape = tuple(carrier.shape) if carrier is not None else shape
+    blocks = []
+    for (name, start, size), (_, _, of_size) in zip(
+        layout.blocks(shape), of.blocks(of_shape) or layout.blocks(shape), strict=True
+    ):
+        part = (*shape[: layout.block_axis], size, *shape[layout.block_axis + 1 :])
+        of_part = (*of_shape[: of.block_axis], of_size, *of_shape[of.block_axis + 1 :])
+        blocks.append(_with_fans(replace(site, shape=part, block=name, start=start), of, of_part))
+    return replace(_with_fans(site, of, of_shape), blocks=tuple(blocks))
+
+
+def _with_fans(site: Site, of: Layout, shape: tuple[int, ...]) -> Site:
+    if of.role in HAS_NO_FANS or len(shape) < 2:
+        return site
+    fan_in, fan_out = of.fans(shape)
+    return replace(site, fan_in=fan_in, fan_out=fan_out)
+
+
+# --- depth -----------------------------------------------------------------------------------------------------------------
+
+
+def _with_depth(sites: list[Site], found: list[Found], layers: str | None) -> list[Site]:
+    if layers is not None:
+        return list(_by_regex(sites, re.compile(layers)))
+    children: dict[str, dict[str, int]] = {}
+    for site, where in zip(sites, found, strict=True):
+        if where.container is not None and where.child is not None and site.role in ("weight", "recurrent"):
+            ranks = children.setdefault(where.container, {})
+            ranks.setdefault(where.child, len(ranks))
+    there = ", ".join(sorted(children)) or "none"
+    several = f"the model has {len(children)} containers ({there}); say which with `layers: '<regex with one group>'`"
+    only = len(next(iter(children.values()))) if len(children) == 1 else None
+    done = []
+    for site, where in zip(sites, found, strict=True):
+        ranks = children.get(where.container or "", {}) if where.container is not None else {}
+        if where.child in ranks:
+            done.append(_deep(site, ranks[where.child], len(ranks), ""))
+        elif where.container in children:
+            done.append(_deep(site, None, len(ranks), "its part of the container owns no weights"))
+        else:
+            note = several if only is None else "the parameter is in no ModuleList or Sequential"
+            done.append(_deep(site, None, only, note))
+    return done
+
+
+def _by_regex(sites: list[Site], pattern: re.Pattern[str]) -> Iterator[Site]:
+    numbers = {}
+    for site in sites:
+        for name in (site.name, *site.aliases):
+            if match := pattern.fullmatch(name):
+                numbers[site.name] = match.group(1)
+    key: Any = int if all(n.isdecimal() for n in numbers.values()) else str
+    ranks = {n: i for i, n in enumerate(sorted(set(numbers.values()), key=key))}
+    for site in sites:
+        rank = ranks.get(numbers[site.name]) if site.name in numbers else None
+        yield _deep(site, rank, len(ranks) or None, f"the pattern {pattern.pattern!r} of `layers` does not match the name")
+
+
+def _deep(site: Site, layer: int | None, n_layers: int | None, note: str) -> Site:
+    blocks = tuple(_deep(block, layer, n_layers, note) for block in site.blocks)
+    return replace(site, layer=layer, n_layers=n_layers, depth_note=note, blocks=blocks)

@@ -21,19 +21,10 @@ from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, TypeAlias, TypeVar, overload
 
+from initconf.callables import from_torch, is_module
+from initconf.curves import CLOSED, CURVES
 from initconf.errors import InitConfError, Problem, did_you_mean, near
-from initconf.quadrature import (
-    CLOSED,
-    CURVES,
-    Function,
-    Moments,
-    from_torch,
-    grid_second_moment,
-    is_module,
-    measure,
-    refusal,
-    second_moment,
-)
+from initconf.quadrature import Function, Moments, grid_second_moment, measure, refusal, second_moment
 
 __all__ = ["METHODS", "Moments", "activation", "describe", "gain", "moments", "names", "normalise", "table"]
 

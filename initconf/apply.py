@@ -14,7 +14,7 @@ from torch import Tensor
 from initconf import registry, sampling
 from initconf.compiler import compile
 from initconf.errors import ApplyError, Problem
-from initconf.laws import Constant, Custom, Keep, Law, ModuleDefault, Orthogonal
+from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault
 from initconf.loading import load
 from initconf.plan import Entry, Plan
 from initconf.report import Report
@@ -130,7 +130,7 @@ def _write(entry: Entry, where: Found, seed: int) -> None:
     part = parameter.detach()
     if entry.block is not None:
         part = part.narrow(entry.axis, entry.start, entry.shape[entry.axis])
-    key = sampling.key(seed, entry.name, entry.block)
+    key = sampling.key(seed, entry.name, law.stream or entry.block)
     if isinstance(law, ModuleDefault):
         whole = _module_default(law, where, sampling.key(seed, entry.name))
         part.copy_(whole.narrow(entry.axis, entry.start, entry.shape[entry.axis]) if entry.block is not None else whole)
@@ -140,7 +140,7 @@ def _write(entry: Entry, where: Found, seed: int) -> None:
         part.copy_(fresh)
     elif isinstance(law, Constant):
         part.fill_(law.value)
-    elif isinstance(law, Orthogonal):
+    elif isinstance(law, Construction):
         part.copy_(_one_thread(law, key, part.dtype))
     else:
         _elementwise(law, key, part)
@@ -157,12 +157,12 @@ def _elementwise(law: Law, key: bytes, part: Tensor) -> None:
         part.copy_(flat.view(part.shape))
 
 
-def _one_thread(law: Orthogonal, key: bytes, dtype: torch.dtype) -> Tensor:
+def _one_thread(law: Construction, key: bytes, dtype: torch.dtype) -> Tensor:
     """A factorised law in one intra-op thread, so that its bits do not depend on how many there are."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return sampling.orthogonal(law, key, dtype)
+        return sampling.construct(law, key, dtype)
     finally:
         torch.set_num_threads(threads)
 

@@ -12,13 +12,14 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from initconf.laws import Law, Orthogonal
+from initconf.laws import Construction, Law
 from initconf.plan import STREAM
 
 CHUNK = 1 << 18
@@ -54,28 +55,32 @@ def uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
     """The dtype in which values of a parameter are made, before they are cast."""
-    return torch.float64 if dtype == torch.float64 else torch.float32
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
 
 
 def chunks(law: Law, key: bytes, numel: int, dtype: torch.dtype) -> Iterator[tuple[int, Tensor]]:
     """The values of an elementwise law, in order: (start, values). The tensor is used again for the next chunk."""
     bits = generator(key)
-    scratch = torch.empty(min(numel, CHUNK), dtype=working_dtype(dtype))
+    scratch = torch.empty(min(numel, CHUNK) * law.per_value, dtype=working_dtype(dtype))
     for start in range(0, numel, CHUNK):
-        part = scratch[: min(CHUNK, numel - start)]
+        part = scratch[: min(CHUNK, numel - start) * law.per_value]
         yield start, law.quantile(uniforms(bits, part))
 
 
-def orthogonal(law: Orthogonal, key: bytes, dtype: torch.dtype) -> Tensor:
-    """The values of an orthogonal law: QR of a Gaussian matrix, with the signs that make it Haar distributed (Mezzadri)."""
-    rows, columns, batch = law.rows, law.columns, math.prod(law.shape[axis] for axis in law.batch)
-    tall = torch.empty(batch, max(rows, columns), min(rows, columns), dtype=working_dtype(dtype))
-    if tall.numel():
-        uniforms(generator(key), tall.view(-1)).erfinv_()
-        q, r = torch.linalg.qr(tall)
-        tall = q.mul_(torch.where(r.diagonal(dim1=-2, dim2=-1) < 0, -law.gain, law.gain).unsqueeze(-2))
-    matrix = tall.transpose(-1, -2) if rows < columns else tall
-    rest = [axis for axis in range(len(law.shape)) if axis not in law.batch and axis not in law.out]
-    order = [*law.batch, *law.out, *rest]
-    stored = matrix.reshape([law.shape[axis] for axis in order])
-    return stored.permute([order.index(axis) for axis in range(len(law.shape))])
+@dataclass
+class Draws:
+    """A parameter's stream, for constructions."""
+
+    bits: np.random.PCG64DXSM
+    dtype: torch.dtype
+
+    def uniform(self, *shape: int) -> Tensor:
+        return uniforms(self.bits, torch.empty(shape, dtype=self.dtype))
+
+    def normal(self, *shape: int) -> Tensor:
+        return self.uniform(*shape).erfinv_().mul_(math.sqrt(2))
+
+
+def construct(law: Construction, key: bytes, dtype: torch.dtype) -> Tensor:
+    """The values of a construction."""
+    return law.build(Draws(generator(key), working_dtype(dtype)), dtype)

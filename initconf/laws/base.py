@@ -1,0 +1,109 @@
+"""What every law can do: say its moments, its bounds and itself in JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from initconf.errors import InitConfError
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+Bounds = tuple[float, float]
+
+
+class Stream(Protocol):
+    """What a construction may draw from: the parameter's own stream, in order."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        """The next symmetric uniforms in (-1, 1)."""
+        ...
+
+    def normal(self, *shape: int) -> Tensor:
+        """The next standard normals."""
+        ...
+
+
+@dataclass(frozen=True)
+class Law:
+    """The base of all laws: JSON in and out, and what a law may say of itself."""
+
+    elementwise: ClassVar[bool] = False
+    """Whether value i depends on its own uniforms alone, through `quantile`."""
+    per_value: ClassVar[int] = 1
+    """How many uniforms a value takes: two where values are complex."""
+    stream: ClassVar[str | None] = None
+    """The block whose stream the law draws from instead of its own (chrono's input gates mirror its forget gates)."""
+    _kinds: ClassVar[dict[str, type[Law]]] = {}
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        Law._kinds[cls.__name__] = cls
+
+    if TYPE_CHECKING:  # fields in some laws, properties in others
+
+        @property
+        def mean(self) -> float | None: ...
+        @property
+        def std(self) -> float | None: ...
+
+    @property
+    def bounds(self) -> Bounds:
+        """The smallest and the largest value that can occur."""
+        return (-math.inf, math.inf)
+
+    def quantile(self, v: Tensor) -> Tensor:
+        """Turn symmetric uniforms in (-1, 1) into values, in place."""
+        raise NotImplementedError(f"{type(self).__name__} is not elementwise")
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping with the law's class name under `law`.
+
+        >>> initconf.laws.Normal(mean=0.0, std=0.02).to_dict()
+        {'law': 'Normal', 'mean': 0.0, 'std': 0.02}
+        """
+        return {"law": type(self).__name__, **{f.name: _plain(getattr(self, f.name)) for f in fields(self)}}
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any]) -> Law:
+        """The law that `to_dict` wrote. Raises InitConfError for an unknown one."""
+        kind = Law._kinds.get(str(data.get("law")))
+        if kind is None:
+            raise InitConfError(f"no law named {data.get('law')!r}")
+        return kind(**{name: _revive(value) for name, value in data.items() if name != "law"})
+
+    def __str__(self) -> str:
+        return f"{type(self).__name__}({', '.join(f'{f.name}={_short(getattr(self, f.name))}' for f in fields(self))})"
+
+
+@dataclass(frozen=True)
+class Construction(Law):
+    """A law of a whole tensor, which cannot be made element by element."""
+
+    def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
+        """The tensor, in a working precision not below that of `dtype`."""
+        raise NotImplementedError
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Law):
+        return value.to_dict()
+    if isinstance(value, (tuple, list)):
+        return [_plain(v) for v in value]
+    return value
+
+
+def _revive(value: Any) -> Any:
+    if isinstance(value, Mapping) and "law" in value:
+        return Law.from_dict(value)
+    if isinstance(value, (tuple, list)):
+        return tuple(_revive(v) for v in value)
+    return value
+
+
+def _short(value: Any) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -1,0 +1,84 @@
+"""Laws that leave the values to somebody else, and the law of a parameter that consists of blocks."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from initconf.laws.base import Law
+
+
+@dataclass(frozen=True)
+class Keep(Law):
+    """The parameter keeps the values it has."""
+
+    @property
+    def mean(self) -> None:
+        return None
+
+    @property
+    def std(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class ModuleDefault(Law):
+    """What the owning module's own reset method would give it."""
+
+    reset: str
+    """The method's name: `reset_parameters` or `_reset_parameters`."""
+
+    @property
+    def mean(self) -> None:
+        return None
+
+    @property
+    def std(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Custom(Law):
+    """A user's registered function `fn(tensor, generator=..., **settings)`, called by its registered name."""
+
+    name: str
+    settings: tuple[tuple[str, Any], ...] = ()
+
+    @property
+    def mean(self) -> None:
+        return None
+
+    @property
+    def std(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
+class Blocks(Law):
+    """A law for each of the named blocks that follow each other along `axis`."""
+
+    axis: int
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    laws: tuple[Law, ...]
+
+    @property
+    def mean(self) -> float | None:
+        means = [law.mean for law in self.laws]
+        total = sum(self.sizes)
+        if None in means or not total:
+            return None
+        return sum(n * m for n, m in zip(self.sizes, means, strict=True) if m is not None) / total
+
+    @property
+    def std(self) -> float | None:
+        mean, total = self.mean, sum(self.sizes)
+        if mean is None or not total:
+            return None
+        squares = 0.0
+        for n, law in zip(self.sizes, self.laws, strict=True):
+            if law.std is None or law.mean is None:
+                return None
+            squares += n * (law.std**2 + (law.mean - mean) ** 2)
+        return math.sqrt(squares / total)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import logging
 import time
 from collections.abc import Mapping
@@ -11,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from initconf import registry, sampling
+from initconf import registry, sampling, walk
 from initconf.compiler import compile
 from initconf.errors import ApplyError, Problem
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault
 from initconf.loading import load
 from initconf.plan import Entry, Plan
 from initconf.report import Report
+from initconf.resets import reset_values
 from initconf.survey import Found, parameters
 
 if TYPE_CHECKING:
@@ -27,7 +27,13 @@ log = logging.getLogger("initconf")
 
 
 def initialize(
-    model: nn.Module, spec: Any, *, seed: int | None = None, device: str | torch.device | None = None, verify: bool = False
+    model: nn.Module,
+    spec: Any,
+    *,
+    seed: int | None = None,
+    device: str | torch.device | None = None,
+    generator: torch.Generator | None = None,
+    verify: bool = False,
 ) -> Report:
     """Load, compile and apply: one line for a training script.
 
@@ -36,6 +42,7 @@ def initialize(
         spec: whatever `load` takes: `cfg.init`, the name of a scheme, a path, a mapping.
         seed: instead of the spec's.
         device: where to put parameters that are on meta.
+        generator: see `apply`.
         verify: whether to check the values against the plan at once.
 
     Raises:
@@ -47,16 +54,18 @@ def initialize(
     """
     spec = load(spec)
     if seed is not None:
-        spec = load(spec, overrides=[f"seed={seed}"])
+        spec = spec.model_copy(update={"seed": seed})
     plan = compile(model, spec)
     for warning in plan.warnings:
         log.warning(warning)
-    report = apply(model, plan, device=device)
+    report = apply(model, plan, device=device, generator=generator)
     return report.verify() if verify else report
 
 
 @torch.no_grad()
-def apply(model: nn.Module, plan: Plan, *, device: str | torch.device | None = None) -> Report:
+def apply(
+    model: nn.Module, plan: Plan, *, device: str | torch.device | None = None, generator: torch.Generator | None = None
+) -> Report:
     """Write a plan into a model.
 
     The same values, bit for bit, whatever the order of the parameters, the number of threads and what else is in the model.
@@ -66,6 +75,8 @@ def apply(model: nn.Module, plan: Plan, *, device: str | torch.device | None = N
         model: a model with the parameters of the plan.
         plan: what `compile` decided.
         device: where to put parameters that are on meta.
+        generator: write in walk order with torch's own functions from this generator: bit for bit what a script with
+            `torch.nn.init` writes. The spec must say `compat: torch`.
 
     Raises:
         ApplyError: where model and plan do not fit together (nothing has been written then), or where a module's own reset or
@@ -74,19 +85,20 @@ def apply(model: nn.Module, plan: Plan, *, device: str | torch.device | None = N
     started = time.perf_counter()
     found = parameters(model)
     _check(plan, found, device)
+    if generator is not None and (refused := walk.refusals(plan)):
+        raise ApplyError(refused)
     notes = _materialise(found, device) if device is not None else ()
     written: list[str] = []
     for entry in plan.entries:
         where = found[entry.name]
         try:
-            for leaf in entry.leaves():
-                _write(leaf, where, plan.seed)
+            if generator is not None:
+                walk.write(entry, where, generator)
+            else:
+                for leaf in entry.leaves():
+                    _write(leaf, where, plan.seed)
         except Exception as error:  # whatever a module's reset or a user's function raises
-            done = (
-                f"{len(written)} of {len(plan.entries)} parameters were written, up to {written[-1]}"
-                if written
-                else "nothing was written"
-            )
+            done = f"{len(written)} of {len(plan.entries)} parameters were written before"
             text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {done}"
             raise ApplyError(Problem(text, entry.name, remedy="mend it and apply the plan again")) from error
         written.append(entry.name)
@@ -132,11 +144,11 @@ def _write(entry: Entry, where: Found, seed: int) -> None:
         part = part.narrow(entry.axis, entry.start, entry.shape[entry.axis])
     key = sampling.key(seed, entry.name, law.stream or entry.block)
     if isinstance(law, ModuleDefault):
-        whole = _module_default(law, where, sampling.key(seed, entry.name))
+        whole = reset_values(law, where, _torch_seed(sampling.key(seed, entry.name)))
         part.copy_(whole.narrow(entry.axis, entry.start, entry.shape[entry.axis]) if entry.block is not None else whole)
     elif isinstance(law, Custom):
         fresh = torch.empty(entry.shape, dtype=part.dtype)
-        registry.find(law.name).fn(fresh, generator=_torch_generator(key), **dict(law.settings))
+        registry.find(law.name).fn(fresh, generator=torch.Generator().manual_seed(_torch_seed(key)), **dict(law.settings))
         part.copy_(fresh)
     elif isinstance(law, Constant):
         part.fill_(law.value)
@@ -167,21 +179,8 @@ def _one_thread(law: Construction, key: bytes, dtype: torch.dtype) -> Tensor:
         torch.set_num_threads(threads)
 
 
-def _torch_generator(key: bytes) -> torch.Generator:
-    return torch.Generator().manual_seed(int.from_bytes(key[:8], "little") >> 1)
-
-
-def _module_default(law: ModuleDefault, where: Found, key: bytes) -> Tensor:
-    """Run the owner's reset on a copy, under a seed of its own, and take the one parameter."""
-    empty = {id(p): torch.nn.Parameter(torch.full_like(p, torch.nan, device="cpu")) for p in where.module.parameters()}
-    twin = copy.deepcopy(where.module, dict(empty))
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
-        torch.manual_seed(int.from_bytes(key[:8], "little") >> 1)
-        getattr(twin, law.reset)()
-    values: Tensor = twin._parameters[where.place.attribute].detach()  # type: ignore[union-attr]
-    if bool(torch.isnan(values).any()):
-        raise RuntimeError(f"{type(where.module).__name__}.{law.reset} does not set {where.place.attribute}")
-    return values
+def _torch_seed(key: bytes) -> int:
+    return int.from_bytes(key[:8], "little") >> 1
 
 
 def _materialise(found: Mapping[str, Found], device: str | torch.device) -> tuple[str, ...]:

@@ -49,7 +49,7 @@ def choose(spec: InitSpec, rule_name: str | None) -> Choice:
     for key in MODIFIERS:
         value = getattr(spec, key)
         # An explicit scale was said in full where it was named: the spec's gain does not reach into it.
-        out_of_reach = key == "gain" and initializer.explicit_scale and named_by_rule
+        out_of_reach = initializer.torch or (key == "gain" and initializer.explicit_scale and named_by_rule)
         if value is not None and key in initializer.arguments and not out_of_reach:
             choice.arguments[key], choice.paths[key] = value, key
     bent = rule.settings() if rule is not None else {}

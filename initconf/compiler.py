@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import expressions, registry
 from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
-from initconf.laws import Law
+from initconf.laws import Constant, Law
 from initconf.loading import load
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
@@ -46,7 +46,7 @@ def compile(model: nn.Module, spec: Any) -> Plan:
     """
     spec = load(spec)
     _refuse_unready(spec)
-    sites = survey(model, spec.layers)
+    sites = survey(model, spec.layers, torch_fans=spec.compat == "torch")
     try:
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
@@ -60,13 +60,14 @@ def compile(model: nn.Module, spec: Any) -> Plan:
         tuple(entry for entry in entries if entry is not None),
         spec.seed or 0,
         tuple(work.warnings()),
+        spec.compat,
     )
 
 
 def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
     """Every rule that was considered for a parameter, strongest first, and what became of it: (rule, verdict)."""
     spec = load(spec)
-    sites = survey(model, spec.layers)
+    sites = survey(model, spec.layers, torch_fans=spec.compat == "torch")
     matched = match(list(spec.live_rules()), sites)
     i = next((i for i, site in enumerate(sites) if name in (site.name, *site.aliases)), None)
     if i is None:
@@ -89,7 +90,7 @@ def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
 
 def _refuse_unready(spec: InitSpec) -> None:
     """What the design has and this version has not: said, not ignored."""
-    asked = {"targets": spec.targets, "layouts": spec.layouts, "compat": spec.compat, "rng_device": spec.rng_device == "auto"}
+    asked = {"targets": spec.targets, "layouts": spec.layouts, "rng_device": spec.rng_device == "auto"}
     problems = [
         Problem("this version of initconf does not know how to do that yet", spec.path(key), source=spec.source(key))
         for key, value in asked.items()
@@ -123,12 +124,18 @@ class _Compilation:
         winners = self.matched.winners[i]
         if not site.blocks:
             return self._leaf(site, winners[0])
+        if len(set(winners)) == 1 and self._serves_whole(winners[0]):
+            return self._leaf(replace(site, blocks=()), winners[0])
         leaves = [self._leaf(block, winner) for block, winner in zip(site.blocks, winners, strict=True)]
         blocks = tuple(leaf for leaf in leaves if leaf is not None)
         if len(blocks) < len(leaves):
             return None
         rules = {block.rule for block in blocks}
         return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, joined(blocks, site.layout.block_axis), blocks)
+
+    def _serves_whole(self, winner: int | None) -> bool:
+        choice = self._choice(winner) if winner is not None else None
+        return choice is not None and choice.initializer.torch
 
     def _leaf(self, site: Site, winner: int | None) -> Entry | None:
         if winner is None and site.role != "weight" and not self._kept(site):
@@ -142,6 +149,8 @@ class _Compilation:
             return None
         try:
             settings, law = self._law(choice, site, winner)
+            if site.is_complex and law.elementwise and law.per_value == 1 and not isinstance(law, Constant):
+                raise InitConfError(f"{type(law).__name__} is a law of real values, and the parameter is complex")
         except _Refused:
             return None
         except InitConfError as error:
@@ -161,6 +170,7 @@ class _Compilation:
         alike = (
             winner,
             site.shape,
+            site.is_complex,
             site.layout,
             site.fan_in,
             site.fan_out,

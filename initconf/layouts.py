@@ -71,6 +71,11 @@ def find(module: nn.Module, name: str, parameter: Tensor) -> Layout:
     return _assume(module, name, parameter)
 
 
+def names() -> list[str]:
+    """The classes that have a layout, as they were registered: dotted, or by the bare name; sorted."""
+    return sorted(key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}" for key in _layouts)
+
+
 def _check(found: Any, module: nn.Module, name: str, parameter: Tensor) -> None:
     where = f"the layout of {type(module).__qualname__}.{name}"
     if not isinstance(found, Layout):

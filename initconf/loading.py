@@ -18,7 +18,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import ValidationError
 
 from initconf.errors import Problem, SpecError, did_you_mean, near
-from initconf.provenance import OVERRIDE, Sources, collect
+from initconf.provenance import OVERRIDE, PYTHON, Sources, collect, find
 from initconf.provenance import label as shown
 from initconf.spec import SELECTORS, SETTINGS, InitSpec, Rule
 
@@ -49,9 +49,7 @@ def load(
     0.5
     """
     if isinstance(source, InitSpec):
-        if not overrides:
-            return source
-        source = source.model_dump(exclude_none=True, mode="json")
+        return _bent(source, list(overrides), config_dir) if overrides else source
     overrides = list(overrides)
     try:
         if isinstance(source, DictConfig):
@@ -85,7 +83,65 @@ def rule_files(config_dir: str | Path | None = None) -> list[str]:
         return sorted(GlobalHydra.instance().config_loader().get_group_options("init/rules"))
 
 
+def catalogue(group: str, config_dir: str | Path | None = None) -> dict[str, tuple[str, str]]:
+    """The configurations of a group (`init` or `init/rules`) by name, sorted: where each stands, and its text."""
+    with _hydra(config_dir):
+        loader = GlobalHydra.instance().config_loader()
+        found = {name: find(loader, f"{group}/{name}") for name in sorted(loader.get_group_options(group))}
+    return {name: place for name, place in found.items() if place is not None}
+
+
+def load_application(
+    config_dir: str | Path, config_name: str, overrides: Sequence[str] = (), *, node: str = "init"
+) -> InitSpec:
+    """The spec in an application's configuration, composed as the application itself would.
+
+    Args:
+        config_dir: the folder of the application's configuration.
+        config_name: its primary configuration, without suffix.
+        overrides: as on the application's command line.
+        node: where in it the spec stands.
+
+    Raises:
+        SpecError: as `load`, and where there is no such folder, configuration or node.
+    """
+    folder, name = Path(config_dir).absolute(), config_name.removesuffix(".yaml")
+    if not folder.is_dir():
+        raise SpecError(Problem("there is no such directory", "--config-dir", repr(str(config_dir))))
+    if not (folder / f"{name}.yaml").is_file():
+        there = [path.stem for path in folder.glob("*.yaml")]
+        raise SpecError(Problem("there is no such configuration", "--config-name", repr(name), None, did_you_mean(name, there)))
+    typed, prefix = list(overrides), tuple(node.split("."))
+    with initialize_config_dir(str(folder), **_HYDRA):
+        try:
+            whole = compose(name, typed)
+            sources = collect(GlobalHydra.instance().config_loader(), name, typed, prefix, {})
+        except yaml.MarkedYAMLError as error:
+            raise SpecError(_yaml_problem(error, "init")) from None
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError) as error:
+            raise SpecError(_hydra_problem(error, typed, None)) from None
+    try:
+        part = OmegaConf.select(whole, node)
+    except OmegaConfBaseException as error:
+        raise SpecError(Problem(_first_line(error), node)) from None
+    if not isinstance(part, DictConfig):
+        there = [str(key) for key in whole]
+        raise SpecError(Problem(f"the configuration {name!r} has no such node", node, remedy=did_you_mean(node, there)))
+    return validate(_resolve(part, node), sources)
+
+
 # --- the ways in -----------------------------------------------------------------------------------------------------------
+
+
+def _bent(spec: InitSpec, overrides: list[str], config_dir: str | Path | None) -> InitSpec:
+    bent = load(spec.model_dump(exclude_none=True, mode="json", warnings=False), overrides, config_dir=config_dir)
+    # What the overrides leave alone still comes from where the spec had it.
+    if (known := spec._sources) is not None and known.prefix == bent._sources.prefix:
+        bent._sources.files = known.files
+        bent._sources.overrides = [*known.overrides, *bent._sources.overrides]
+    else:
+        bent._sources.files = []
+    return bent
 
 
 def _from_node(node: DictConfig, overrides: list[str]) -> InitSpec:
@@ -138,10 +194,11 @@ def _composed(
         else:
             body = dict(source)
             body["defaults"] = _defaults(body.get("defaults", []))
-            text = label.read_text(encoding="utf-8") if label else ""
-            own[f"init/{name}"] = (shown(label) if label else "python", text)
             try:
-                store.store(group="init", name=name, node=OmegaConf.create(body))
+                made = OmegaConf.create(body)
+                text = label.read_text(encoding="utf-8") if label else OmegaConf.to_yaml(made)
+                own[f"init/{name}"] = (shown(label) if label else PYTHON, text)
+                store.store(group="init", name=name, node=made)
             except (OmegaConfBaseException, ValueError, TypeError) as error:
                 raise SpecError(Problem(_first_line(error), path="init", source=shown(label) if label else None)) from None
         typed = [f"+init={name}", *extra, *lines]

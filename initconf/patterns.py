@@ -1,7 +1,8 @@
 r"""Patterns over parameter names that cannot hang the program, whatever they are.
 
-RE2 matches all patterns at once, in time linear in the name. What RE2 refuses (lookaround, backreferences, large
-repetitions) runs in the `regex` package, which can be given a time limit: one second in total per pattern.
+RE2 matches all patterns at once, in time linear in the name. What RE2 refuses and Python's own `re` takes (lookaround,
+backreferences, large repetitions) runs in the `regex` package, which can be given a time limit: one second in total per
+pattern. The limit covers matching, not compiling, so what would compile to too much is refused before.
 
 >>> [sorted(found) for found in match_names([("match", r".*\.bias"), ("glob", "head.*")], ["head.bias", "fc.bias"])]
 [[0, 1], [0]]
@@ -9,7 +10,9 @@ repetitions) runs in the `regex` package, which can be given a time limit: one s
 
 from __future__ import annotations
 
+import re
 import time
+import warnings
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any, Literal
@@ -22,7 +25,10 @@ from initconf.errors import InitConfError
 Kind = Literal["match", "search", "glob"]
 
 _SECONDS = 1.0
+_MAX_LENGTH = 100_000
 _MAX_REPEATS = 100_000
+_MAX_SIZE = 2_000_000
+"""The length of a pattern times its repetitions: what `regex` writes out in memory before it matches anything."""
 _MAX_MEMORY = 256 << 20
 
 
@@ -50,16 +56,27 @@ def match_names(patterns: Sequence[tuple[Kind, str]], names: Sequence[str]) -> l
 @lru_cache(maxsize=4096)
 def check(kind: Kind, text: str) -> None:
     """Raise InitConfError, with what is wrong and where, unless the pattern compiles."""
+    if len(text) > _MAX_LENGTH:
+        raise InitConfError(f"the pattern is longer than {_MAX_LENGTH} characters")
+    if any("\ud800" <= char <= "\udfff" for char in text):
+        raise InitConfError("the pattern is not Unicode: it holds half of a surrogate pair")
     if _re2(kind, text) is not None:
         return
+    if kind == "glob":
+        raise InitConfError("the pattern is too large")
     bounds = 1
-    for low, high in regex.findall(r"\{(\d{1,9})(?:,(\d{0,9}))?\}", text):
-        bounds *= max(int(low), int(high or 0), 1)
+    for low, high in re.findall(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}", text):
+        bounds *= max(*(int(number[:12] or 0) for number in (low, high)), 1)
     if bounds > _MAX_REPEATS:
         raise InitConfError(f"the repetitions of the pattern multiply to {bounds}; at most {_MAX_REPEATS}")
+    if bounds * len(text) > _MAX_SIZE:
+        raise InitConfError("the pattern does not compile: it is too large or too deeply nested")
     try:
-        regex.compile(text)
-    except regex.error as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            re.compile(text)  # `regex` knows more, such as recursion, which fills the memory within its second
+            regex.compile(text)
+    except (re.error, regex.error) as error:
         raise InitConfError(f"the pattern does not compile: {error}") from None
     except (RecursionError, OverflowError, MemoryError):
         raise InitConfError("the pattern does not compile: it is too large or too deeply nested") from None
@@ -105,18 +122,31 @@ def _sets(anchor: str, texts: list[str]) -> list[tuple[list[int], Any]]:
     return done
 
 
+def captured(text: str, names: Sequence[str]) -> dict[int, str]:
+    """What the pattern's first group holds in each name that the pattern matches whole, by the name's index.
+
+    Raises InitConfError if the pattern uses up its second.
+    """
+    return {n: found[1] for n, found in _timed("match", text, names).items() if found[1] is not None}
+
+
 def _slow(kind: Kind, text: str, names: Sequence[str]) -> set[int]:
+    return set(_timed(kind, text, names))
+
+
+def _timed(kind: Kind, text: str, names: Sequence[str]) -> dict[int, Any]:
+    """The matches by index, in one second or an InitConfError."""
     compiled = regex.compile(text)
     deadline = time.monotonic() + _SECONDS
     apply = compiled.search if kind == "search" else compiled.fullmatch
-    found = set()
+    found = {}
     try:
         for n, name in enumerate(names):
             left = deadline - time.monotonic()
             if left <= 0:
                 raise TimeoutError
-            if apply(name, timeout=left):
-                found.add(n)
+            if matched := apply(name, timeout=left):
+                found[n] = matched
     except TimeoutError:
         raise InitConfError(
             f"the pattern {text!r} took more than {_SECONDS:g} s over {len(names)} names; write it without nested "
@@ -138,11 +168,25 @@ def _as_regex(kind: Kind, text: str) -> str:
         elif char == "?":
             out.append(".")
         elif char == "[" and (end := text.find("]", i + 1 + (text[i : i + 1] == "!"))) > 0:
-            inside = text[i:end].replace("\\", r"\\").replace("[", r"\[")
-            negated = inside.startswith("!")
-            inside = inside[1:] if negated else inside.replace("^", r"\^")
-            out.append(f"[{'^' if negated else ''}{inside}]")
+            out.append(_one_of(text[i:end]))
             i = end + 1
         else:
             out.append(re2.escape(char))
     return "".join([*out, ")"])
+
+
+def _one_of(inside: str) -> str:
+    """What stands between the brackets of a glob, as RE2 wants it."""
+    negated, ranges, i = inside.startswith("!"), "", 0
+    inside = inside[negated:]
+    while i < len(inside):
+        low = high = inside[i]
+        if inside[i + 1 : i + 2] == "-" and i + 2 < len(inside):
+            high = inside[i + 2]
+            i += 2
+        if low <= high:  # a range such as z-a is empty, as in fnmatch
+            ranges += rf"\x{{{ord(low):x}}}-\x{{{ord(high):x}}}"
+        i += 1
+    if not ranges:
+        return "." if negated else r"[^\x{0}-\x{10ffff}]"
+    return f"[{'^' if negated else ''}{ranges}]"

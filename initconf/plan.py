@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from initconf.errors import InitConfError, did_you_mean
 from initconf.laws import Blocks, Law
+from initconf.laws.base import from_json, to_json
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,7 +81,7 @@ class Entry:
             "aliases": list(self.aliases),
             "shape": list(self.shape),
             "assumed": list(self.assumed),
-            "settings": dict(self.settings),
+            "settings": to_json(self.settings),
             "blocks": [block.to_dict() for block in self.blocks],
             "law": self.law.to_dict(),
         }
@@ -91,6 +92,7 @@ class Entry:
         data = dict(data)
         for name in ("aliases", "shape", "assumed"):
             data[name] = tuple(data[name])
+        data["settings"] = from_json(data["settings"])
         data["blocks"] = tuple(Entry.from_dict(block) for block in data["blocks"])
         data["law"] = Law.from_dict(data["law"])
         return Entry(**data)
@@ -121,6 +123,8 @@ class Plan:
     seed: int = 0
     warnings: tuple[str, ...] = ()
     """What the user should know; not part of the dictionary."""
+    compat: str | None = None
+    """`torch` where fans are torch's, and a generator may be given to `apply`."""
 
     def __post_init__(self) -> None:
         index = {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
@@ -155,7 +159,13 @@ class Plan:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping; `from_dict` is its inverse."""
-        return {"format": FORMAT, "rng": STREAM, "seed": self.seed, "parameters": [entry.to_dict() for entry in self.entries]}
+        return {
+            "format": FORMAT,
+            "rng": STREAM,
+            "seed": self.seed,
+            "compat": self.compat,
+            "parameters": [entry.to_dict() for entry in self.entries],
+        }
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Plan:
@@ -167,7 +177,7 @@ class Plan:
                 f"the plan was made for stream {data.get('rng')}, and this version of initconf has stream {STREAM}"
             )
         try:
-            return Plan(tuple(Entry.from_dict(entry) for entry in data["parameters"]), data["seed"])
+            return Plan(tuple(Entry.from_dict(entry) for entry in data["parameters"]), data["seed"], (), data["compat"])
         except (KeyError, TypeError) as error:
             raise InitConfError(f"not a whole plan: {error}") from None
 
@@ -202,17 +212,20 @@ class Plan:
             a, b = mine[name], theirs[name]
             pairs = ((f.name, getattr(a, f.name), getattr(b, f.name)) for f in fields(Entry) if f.name != "blocks")
             found += [Difference(name, what, x, y) for what, x, y in pairs if x != y]
+        if not found and self != other:
+            found.append(Difference("parameters", "order", [e.name for e in self.entries], [e.name for e in other.entries]))
         return found
 
     def table(self) -> Table:
         """The plan as a table of the library rich."""
         from rich.table import Table
+        from rich.text import Text
 
         table = Table(box=None, pad_edge=False, header_style="bold")
         for title, right in COLUMNS.items():
             table.add_column(title, justify="right" if right else "left", overflow="fold")
         for entry in self.leaves():
-            table.add_row(*_cells(entry))
+            table.add_row(*map(Text, _cells(entry)))  # Text: in `in_proj_weight[q]` the block is no markup
         return table
 
     def __str__(self) -> str:

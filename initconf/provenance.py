@@ -5,12 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
 from hydra.types import RunMode
 
+PYTHON = "a mapping in Python"
+"""The label of what came from no file."""
 OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]*)(?P<value>=.*)?", re.DOTALL)
 
 
@@ -35,7 +38,7 @@ class Sources:
         found = []
         for label, package, text in self.files:
             if parts[: len(package)] == package and (line := _line(text, parts[len(package) :])):
-                found.append(f"{label}:{line}")
+                found.append(label if label == PYTHON else f"{label}:{line}")
         key = ".".join(parts)
         for override in self.overrides:
             match = OVERRIDE.fullmatch(override)
@@ -47,7 +50,7 @@ class Sources:
 
 def _line(text: str, path: Sequence[str]) -> int | None:
     """The 1-based line of a key in a YAML text, None if it is not there."""
-    node, line = yaml.compose(text, Loader=yaml.SafeLoader), None
+    node, line = _tree(text), None
     for part in path:
         pairs = node.value if isinstance(node, yaml.MappingNode) else []
         hit = next(((k, v) for k, v in pairs if k.value == part), None)
@@ -55,6 +58,12 @@ def _line(text: str, path: Sequence[str]) -> int | None:
             return None
         line, node = hit[0].start_mark.line + 1, hit[1]
     return line
+
+
+@lru_cache(maxsize=64)
+def _tree(text: str) -> yaml.Node | None:
+    """The nodes of a YAML text. Cached: whoever shows a whole spec asks once for each of its keys."""
+    return yaml.compose(text, Loader=yaml.SafeLoader)
 
 
 def collect(
@@ -71,11 +80,8 @@ def collect(
             if default.config_path in own:
                 sources.files.append((own[default.config_path][0], package, own[default.config_path][1]))
                 continue
-            provider = next((s for s in loader.get_sources() if default.config_path and s.is_config(default.config_path)), None)
-            if provider is None or provider.scheme() not in ("file", "pkg"):
-                continue
-            label, text = _text(provider.scheme(), provider.path, default.config_path)
-            sources.files.append((label, package, text))
+            if default.config_path and (found := find(loader, default.config_path)):
+                sources.files.append((found[0], package, found[1]))
     except Exception:  # noqa: BLE001 - the boundary to Hydra's internals; addresses are a service, not a condition
         return Sources(prefix=prefix, overrides=sources.overrides)
     return sources
@@ -84,6 +90,14 @@ def collect(
 def _selects_group(override: str) -> bool:
     match = OVERRIDE.fullmatch(override)
     return match is None or "/" in match["key"] or match["key"].strip() == "init" or match["key"].startswith("hydra.")
+
+
+def find(loader: Any, config_path: str) -> tuple[str, str] | None:
+    """Where a Hydra loader finds a configuration, and its text; None for one that is in no file."""
+    provider = next((s for s in loader.get_sources() if s.is_config(config_path)), None)
+    if provider is None or provider.scheme() not in ("file", "pkg"):
+        return None
+    return _text(provider.scheme(), provider.path, config_path)
 
 
 def _text(scheme: str, root: str, config_path: str) -> tuple[str, str]:

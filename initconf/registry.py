@@ -7,6 +7,7 @@ An initializer is a function `(site, **settings) -> Law`, a few lines of mathema
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import import_module
@@ -16,13 +17,15 @@ from typing import Any, TypeVar, get_type_hints, overload
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from initconf.errors import InitConfError, did_you_mean
-from initconf.laws import Custom, Law
+from initconf.laws import Construction, Custom, Keep, Law, ModuleDefault
 
 F = TypeVar("F", bound=Callable[..., Any])
 
 _SHIPPED = "initconf.initializers"
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 MISSING = inspect.Parameter.empty
+_PROBES = [sign * base**k for base in (2, 2.0, 10) for k in range(-9, 10) for sign in (1, -1)]
+"""An argument that takes one of these is a number, and an expression may stand for it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +52,8 @@ class Initializer:
     """Whether it is a plain tensor function, called when the values are written."""
     explicit_scale: bool = False
     """Whether its scale is explicit, so that the spec's gain does not reach into a rule that names it."""
+    torch: bool = False
+    """Whether it is a function of `torch.nn.init`: it takes nothing from the spec, and whole parameters, not their blocks."""
 
     def validate(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """The arguments in their declared types, and the problems as (argument, text)."""
@@ -64,26 +69,59 @@ class Initializer:
         """The law for a site, with settings that are already validated."""
         if self.plain:
             return Custom(self.name, tuple(sorted(settings.items())))
-        law = self.fn(site, **settings)
+        try:
+            law = self.fn(site, **settings)
+        except InitConfError:
+            raise
+        except Exception as error:
+            raise InitConfError(f"it raised {type(error).__name__}: {error}") from error
         if not isinstance(law, Law):
             raise InitConfError(f"the initializer {self.name!r} returned {law!r}, not a law")
+        if text := _unfit(law, site):
+            raise InitConfError(text)
         return law
+
+
+def _unfit(law: Law, site: Any) -> str | None:
+    """Why a law cannot be written into a parameter, so that it is said before anything is written; None where it can."""
+    if isinstance(law, (Keep, ModuleDefault, Custom)):
+        return None
+    if not (law.elementwise or isinstance(law, Construction)):
+        return f"{type(law).__name__} is not a law of a single parameter"
+    if (shape := getattr(law, "shape", site.shape)) != site.shape:
+        return f"the law is for the shape {shape}, and the parameter has {site.shape}"
+    if law.mean is None or law.std is None:
+        return None
+    if not (math.isfinite(law.mean) and math.isfinite(law.std) and law.std >= 0):
+        return f"its law has mean {law.mean:g} and standard deviation {law.std:g}"
+    import torch
+
+    dtype = getattr(torch, site.dtype, None)
+    largest = torch.finfo(dtype).max if dtype is not None and (dtype.is_floating_point or dtype.is_complex) else math.inf
+    low, high = law.bounds
+    low, high = max(low, law.mean - 6 * law.std), min(high, law.mean + 6 * law.std)
+    reach = max(abs(low), abs(high))
+    return f"values of up to {reach:g} do not fit {site.dtype}, which ends at {largest:g}" if reach > largest else None
 
 
 _registered: dict[str, Initializer] = {}
 _aliases: dict[str, str] = {}
 _complete = False
+_broken: dict[str, str] = {}
+"""Entry points that could not be registered, and why: said when somebody asks for the name."""
 
 
 @overload
 def register(fn: F, /) -> F: ...
 @overload
 def register(
-    name: str | None = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False
+    name: str | None = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False, torch: bool = False
 ) -> Callable[[F], F]: ...
 
 
-def register(name_or_fn: Any = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False) -> Any:
+def register(
+    name_or_fn: Any = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False, torch: bool = False
+) -> Any:
     """Register an initializer: as a decorator, bare or with a name, or called on a function.
 
     The function's first parameter is `site` (it returns a law) or `tensor` (it writes the values itself, in place, and takes
@@ -102,7 +140,7 @@ def register(name_or_fn: Any = None, /, *, aliases: tuple[str, ...] = (), explic
     def add(fn: Callable[..., Any], name: str) -> Any:
         if not fn.__module__.startswith(_SHIPPED):
             _load()  # so that a name of the shipped ones is refused here, and not when they are loaded
-        entry = _inspect(name, fn, explicit_scale)
+        entry = _inspect(name, fn, explicit_scale, torch)
         for taken in (name, *aliases):
             if taken in _registered or taken in _aliases:
                 raise InitConfError(f"an initializer named {taken!r} is already registered")
@@ -111,8 +149,15 @@ def register(name_or_fn: Any = None, /, *, aliases: tuple[str, ...] = (), explic
         return fn
 
     if callable(name_or_fn):
-        return add(name_or_fn, name_or_fn.__name__)
-    return lambda fn: add(fn, name_or_fn or fn.__name__)
+        return add(name_or_fn, _own_name(name_or_fn))
+    return lambda fn: add(fn, name_or_fn or _own_name(fn))
+
+
+def _own_name(fn: Callable[..., Any]) -> str:
+    name = getattr(fn, "__name__", "<lambda>")
+    if name == "<lambda>":
+        raise InitConfError(f"{fn!r} has no name of its own; register it with one: initconf.register('name')(...)")
+    return str(name)
 
 
 def find(name: str) -> Initializer:
@@ -121,7 +166,14 @@ def find(name: str) -> Initializer:
     try:
         return _registered[_aliases.get(name, name)]
     except KeyError:
+        if name in _broken:
+            raise InitConfError(_broken[name]) from None
         raise InitConfError(f"no initializer is named {name!r}; {did_you_mean(name, [*_registered, *_aliases])}") from None
+
+
+def is_torch(name: str | None) -> bool:
+    """Whether a name is that of a function of `torch.nn.init`."""
+    return name is not None and find(name).torch
 
 
 def names() -> list[str]:
@@ -143,13 +195,19 @@ def _load() -> None:
     _complete = True
     import_module(_SHIPPED)
     for entry in entry_points(group="initconf.initializers"):
-        fn = entry.load()
-        if callable(fn) and entry.name not in _registered:
-            register(entry.name)(fn)
+        try:
+            fn = entry.load()
+            if callable(fn) and entry.name not in _registered:
+                register(entry.name)(fn)
+        except Exception as error:  # noqa: BLE001  a broken package must not break those who do not use it
+            _broken[entry.name] = f"the initializer {entry.name!r} of {entry.value} cannot be used: {error}"
 
 
-def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool) -> Initializer:
-    parameters = list(inspect.signature(fn).parameters.values())
+def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool, torch: bool) -> Initializer:
+    try:
+        parameters = list(inspect.signature(fn).parameters.values())
+    except ValueError as error:  # some functions written in C
+        raise InitConfError(f"the signature of the initializer {name!r} cannot be read: {error}") from None
     first = parameters[0].name if parameters else None
     if first not in ("site", "tensor"):
         raise InitConfError(
@@ -172,9 +230,9 @@ def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool) -> Initial
             raise InitConfError(f"the initializer {name!r} takes {p}; every setting must be a named parameter")
         hint = hints.get(p.name, type(p.default) if p.default not in (None, MISSING) else Any)
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=None if _owns_config(hint) else _STRICT)
-        numeric = any(_accepts(adapter, probe) for probe in (1.0, 1, 0.5)) and not _accepts(adapter, "x")
+        numeric = any(_accepts(adapter, probe) for probe in _PROBES) and not _accepts(adapter, "x")
         arguments[p.name] = Argument(p.name, p.default, numeric, adapter.validate_python)
-    return Initializer(name, fn, arguments, first == "tensor", explicit_scale)
+    return Initializer(name, fn, arguments, first == "tensor", explicit_scale, torch)
 
 
 def _owns_config(hint: Any) -> bool:

@@ -59,8 +59,8 @@ class Report:
     def verify(self) -> Report:
         """Hold the values in the model against the laws of the plan.
 
-        Means and standard deviations by z-tests that let a right model fail once in 10^9 times; bounds, constants, padding rows,
-        orthogonality and finiteness exactly, up to the dtype's rounding. What the plan cannot know (`keep`, `module_default`,
+        Means and standard deviations by z-tests that let a right model fail once in 10^9 times; bounds, constants, padding
+        rows, orthogonality and finiteness exactly, up to the dtype's rounding. What the plan cannot know (`keep`, `module_default`,
         plain functions) must only be finite.
 
         Returns the report itself. Raises ApplyError with every parameter that is not as planned.

@@ -1,10 +1,11 @@
 """From laws to values. A value depends on the seed, the parameter's name, the block and its index, and on nothing else.
 
 The stream (version 1): element i of a parameter, or of a block of it, in logical (row-major) order, is `law.quantile(v_i)` with
-`v_i = 2 u_i - 1 + 2^-24`. There `u_i = (h_i >> 8) * 2^-24`, and h_i is the i-th 32-bit half, low half first, of the 64-bit outputs
-of NumPy's PCG64DXSM, whose state and increment are the two halves of a SHA-256 (see `key`). NumPy guarantees those outputs for
-all versions and platforms. float64 has a stream of its own: `u_i = (r_i >> 11) * 2^-53` of the i-th output, and
-`v_i = 2 u_i - 1 + 2^-53`.
+`v_i = 2 u_i - 1 + 2^-24`. There `u_i = (h_i >> 8) * 2^-24`, and h_i is the i-th 32-bit half, low half first, of the 64-bit
+outputs of NumPy's PCG64DXSM, whose state and increment are the two halves of a SHA-256 (see `key`). NumPy guarantees those
+outputs for all versions and platforms. float64 has a stream of its own: `u_i = (r_i >> 11) * 2^-53` of the i-th output, and
+`v_i = 2 u_i - 1 + 2^-53`. A complex value takes two consecutive uniforms. A construction (an orthogonal matrix, say) draws what
+it needs from the same stream, in order.
 """
 
 from __future__ import annotations

@@ -142,6 +142,10 @@ class Site:
         return math.prod(self.shape)
 
     @property
+    def is_complex(self) -> bool:
+        return self.dtype.startswith("complex")
+
+    @property
     def label(self) -> str:
         """The name, with the block in brackets."""
         return f"{self.name}[{self.block}]" if self.block else self.name

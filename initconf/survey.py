@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from initconf import layouts
+from initconf import layouts, patterns
 from initconf.errors import CompileError, InitConfError, Problem
 from initconf.sites import HAS_NO_FANS, Layout, Place, Site
 
@@ -23,6 +22,8 @@ WRAPPERS = {
     "torch.optim.swa_utils.AveragedModel": "module",
 }
 FLAT = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
+NORMALISED = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
+"""Hooks of the older kind, which hide the weight behind parameters of other shapes."""
 CONTAINERS = ("torch.nn.modules.container.ModuleList", "torch.nn.modules.container.Sequential")
 
 
@@ -61,12 +62,13 @@ def unwrap(module: nn.Module, dotted: tuple[str, ...]) -> nn.Module | None:
     return None
 
 
-def survey(model: nn.Module, layers: str | None = None) -> list[Site]:
+def survey(model: nn.Module, layers: str | None = None, *, torch_fans: bool = False) -> list[Site]:
     """The sites of a model, in the order of its modules; a tensor under several names is one site.
 
     Args:
         model: on any device, also meta; it is not changed.
         layers: a regex for whole names with one group, the layer's number; left out, the outermost containers are counted.
+        torch_fans: whether to read every tensor as torch.nn.init does: inputs on axis 1, no blocks, no padding rows.
 
     Raises:
         CompileError: for parameters that cannot be initialised: uninitialised lazy ones, flat shards, parametrised ones.
@@ -79,12 +81,12 @@ def survey(model: nn.Module, layers: str | None = None) -> list[Site]:
     sites = []
     for group in groups.values():
         try:
-            sites.append(_site(group))
+            sites.append(_site(group, torch_fans))
         except InitConfError as error:
             walk.problems.append(Problem(str(error), group[0].place.name))
     if walk.problems:
         raise CompileError(walk.problems)
-    return _with_depth(sites, [group[0] for group in groups.values()], layers)
+    return _with_depth(sites, [min(group, key=lambda found: found.place.name) for group in groups.values()], layers)
 
 
 def parameters(model: nn.Module) -> dict[str, Found]:
@@ -115,6 +117,16 @@ def _walk(
             )
         )
         return None
+    for hook in module._forward_pre_hooks.values():
+        if f"{type(hook).__module__}.{type(hook).__qualname__}" in NORMALISED:
+            walk.problems.append(
+                Problem(
+                    f"its {hook.name} is computed by {type(hook).__name__} before every forward pass",  # type: ignore[attr-defined]
+                    prefix or "the model",
+                    remedy="initialise before the normalisation is added",
+                )
+            )
+            return None
     if "parametrizations" in module._modules:
         walk.problems.append(
             Problem(
@@ -143,9 +155,9 @@ def _walk(
     return None
 
 
-def _site(group: list[Found]) -> Site:
+def _site(group: list[Found], torch_fans: bool) -> Site:
     group = sorted(group, key=lambda found: found.place.name)
-    described = [layouts.find(found.module, found.place.attribute, found.parameter) for found in group]
+    described = [_describe(found.module, found.place.attribute, found.parameter, torch_fans) for found in group]
     # A tied head is no head: the tensor is an embedding if any of its owners says so.
     main = next((i for i, layout in enumerate(described) if layout.role == "embedding"), 0)
     layout, owner, parameter = described[main], group[main].module, group[main].parameter
@@ -160,16 +172,21 @@ def _site(group: list[Found]) -> Site:
         reset=next((name for name in ("reset_parameters", "_reset_parameters") if callable(getattr(owner, name, None))), None),
     )
     carrier = owner._parameters.get(layout.fans_of) if layout.fans_of else None
-    of = layouts.find(owner, layout.fans_of, carrier) if layout.fans_of and carrier is not None else layout
+    of = _describe(owner, layout.fans_of, carrier, torch_fans) if layout.fans_of and carrier is not None else layout
     of_shape = tuple(carrier.shape) if carrier is not None else shape
     blocks = []
-    for (name, start, size), (_, _, of_size) in zip(
-        layout.blocks(shape), of.blocks(of_shape) or layout.blocks(shape), strict=True
-    ):
+    own, carried = layout.blocks(shape), of.blocks(of_shape)
+    for (name, start, size), (_, _, of_size) in zip(own, carried if len(carried) == len(own) else own, strict=True):
         part = (*shape[: layout.block_axis], size, *shape[layout.block_axis + 1 :])
         of_part = (*of_shape[: of.block_axis], of_size, *of_shape[of.block_axis + 1 :])
         blocks.append(_with_fans(replace(site, shape=part, block=name, start=start), of, of_part))
     return replace(_with_fans(site, of, of_shape), blocks=tuple(blocks))
+
+
+def _describe(module: nn.Module, attribute: str, parameter: Tensor, torch_fans: bool) -> Layout:
+    layout = layouts.find(module, attribute, parameter)
+    # The default axes are torch's: inputs on 1, outputs on 0, all others receptive field.
+    return Layout(role=layout.role, fans_of=layout.fans_of, assumed=layout.assumed) if torch_fans else layout
 
 
 def _with_fans(site: Site, of: Layout, shape: tuple[int, ...]) -> Site:
@@ -184,7 +201,10 @@ def _with_fans(site: Site, of: Layout, shape: tuple[int, ...]) -> Site:
 
 def _with_depth(sites: list[Site], found: list[Found], layers: str | None) -> list[Site]:
     if layers is not None:
-        return list(_by_regex(sites, re.compile(layers)))
+        try:
+            return list(_by_regex(sites, layers))
+        except InitConfError as error:
+            raise CompileError(Problem(str(error), "layers")) from None
     children: dict[str, dict[str, int]] = {}
     for site, where in zip(sites, found, strict=True):
         if where.container is not None and where.child is not None and site.role in ("weight", "recurrent"):
@@ -206,17 +226,14 @@ def _with_depth(sites: list[Site], found: list[Found], layers: str | None) -> li
     return done
 
 
-def _by_regex(sites: list[Site], pattern: re.Pattern[str]) -> Iterator[Site]:
-    numbers = {}
-    for site in sites:
-        for name in (site.name, *site.aliases):
-            if match := pattern.fullmatch(name):
-                numbers[site.name] = match.group(1)
+def _by_regex(sites: list[Site], pattern: str) -> Iterator[Site]:
+    names = [(site.name, name) for site in sites for name in (*reversed(site.aliases), site.name)]
+    numbers = {names[n][0]: number for n, number in patterns.captured(pattern, [name for _, name in names]).items()}
     key: Any = int if all(n.isdecimal() for n in numbers.values()) else str
     ranks = {n: i for i, n in enumerate(sorted(set(numbers.values()), key=key))}
     for site in sites:
         rank = ranks.get(numbers[site.name]) if site.name in numbers else None
-        yield _deep(site, rank, len(ranks) or None, f"the pattern {pattern.pattern!r} of `layers` does not match the name")
+        yield _deep(site, rank, len(ranks) or None, f"the pattern {pattern!r} of `layers` does not match the name")
 
 
 def _deep(site: Site, layer: int | None, n_layers: int | None, note: str) -> Site:

@@ -21,7 +21,7 @@ ORDER = """
     hyper/
     provenance loading
     rules choices plan compiler
-    sampling report apply
+    sampling resets walk report apply
     cli lab/ _hydra/
 """.split()
 DOORS = {"cli", "lab/", "_hydra/"}  # they may use the public names, `import initconf`, as a user would
@@ -53,8 +53,7 @@ def imports(name: str, path: Path, known: dict[str, Path], root: str) -> Iterato
             base = ".".join([*above, *([node.module] if node.module else [])])
             # `from initconf import laws` imports the module `laws`, `from initconf import load` the package itself
             targets = [
-                full if (full := f"{base}.{alias.name}").removeprefix(f"{root}.") in known else base
-                for alias in node.names
+                full if (full := f"{base}.{alias.name}").removeprefix(f"{root}.") in known else base for alias in node.names
             ]
         else:
             continue
@@ -102,11 +101,11 @@ def test_layers() -> None:
 @pytest.mark.parametrize(
     ("files", "problem"),
     [
-        ({"laws.py": "from initconf.sites import Site"}, "initconf/laws.py:1: laws may not import sites"),
-        ({"laws.py": "\nimport initconf.plan"}, "initconf/laws.py:2: laws may not import plan"),
-        ({"laws.py": "from . import plan"}, "initconf/laws.py:1: laws may not import plan"),
-        ({"laws.py": "from .plan import Plan"}, "initconf/laws.py:1: laws may not import plan"),
-        ({"laws.py": "def f():\n    from initconf import plan"}, "initconf/laws.py:2: laws may not import plan"),
+        ({"patterns.py": "from initconf.sites import Site"}, "initconf/patterns.py:1: patterns may not import sites"),
+        ({"patterns.py": "\nimport initconf.plan"}, "initconf/patterns.py:2: patterns may not import plan"),
+        ({"patterns.py": "from . import plan"}, "initconf/patterns.py:1: patterns may not import plan"),
+        ({"patterns.py": "from .plan import Plan"}, "initconf/patterns.py:1: patterns may not import plan"),
+        ({"patterns.py": "def f():\n    from initconf import plan"}, "initconf/patterns.py:2: patterns may not import plan"),
         ({"hyper/fans.py": "from ..cli import main"}, "initconf/hyper/fans.py:1: hyper/ may not import cli"),
         (
             {"initializers/a.py": "from initconf.hyper import x"},
@@ -133,8 +132,8 @@ def test_layers_can_fail(files: dict[str, str], problem: str, tmp_path: Path) ->
 def test_layers_allow_what_they_should(tmp_path: Path) -> None:
     files = {
         "__init__.py": "from initconf.cli import main",
-        "laws.py": "import math\nfrom torch import nn",
-        "sites.py": "from initconf import laws",
+        "patterns.py": "import math\nfrom torch import nn",
+        "sites.py": "from initconf import patterns",
         "initializers/__init__.py": "from initconf.initializers import a, b",
         "initializers/a.py": "from ..sites import Site",
         "initializers/b.py": "from .a import x\nfrom initconf.initializers import a",
@@ -196,9 +195,7 @@ def test_the_application_of_the_torch_test_does_load_the_plugin() -> None:
     assert "initconf" in loaded(PLUGIN)
 
 
-@pytest.mark.parametrize(
-    "code", ["import torch", "import initconf, torch.nn; initconf.load('he')", f"import torch{PLUGIN}"]
-)
+@pytest.mark.parametrize("code", ["import torch", "import initconf, torch.nn; initconf.load('he')", f"import torch{PLUGIN}"])
 def test_torch_check_can_fail(code: str) -> None:
     assert "torch" in loaded(code)
 
@@ -235,9 +232,7 @@ from hydra._internal.config_search_path_impl import ConfigSearchPathImpl
 import hydra.main, hydra.conf, importlib.util
 path = ConfigSearchPathImpl()
 assert "initconf" not in __import__("sys").modules"""
-    code = (
-        "from initconf._hydra.plugin import InitconfSearchPathPlugin as Plugin; Plugin().manipulate_search_path(path)"
-    )
+    code = "from initconf._hydra.plugin import InitconfSearchPathPlugin as Plugin; Plugin().manipulate_search_path(path)"
     assert best(TIMED.format(before=before, code=code), 0.010) < 0.010
 
 

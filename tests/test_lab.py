@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -46,6 +47,15 @@ def nothing():
 """
 
 
+@pytest.fixture(autouse=True)
+def one_thread() -> Iterator[None]:
+    """Tests run side by side: the threads of two trainings on two cores would wait for each other most of the time."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def digit_data() -> Dataset:
     return digits()
@@ -70,7 +80,8 @@ def trained(data: Dataset, directory: Path, *overrides: str) -> Metrics:
 
 def lab(cwd: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "initconf.lab", *arguments]
-    return subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=False)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, check=False)
 
 
 def rendered(rows: list[results.Row]) -> str:
@@ -237,9 +248,7 @@ def test_a_factory_with_open_arguments_gets_only_what_was_typed(digit_data: Data
         (["model._target_=own_net.Nett"], {"_target_"}, "model._target_ = own_net.Nett: Error loading 'own_net.Nett'"),
     ],
 )
-def test_what_does_not_fit_a_model_is_said(
-    digit_data: Dataset, overrides: list[str], typed: set[str], said: str
-) -> None:
+def test_what_does_not_fit_a_model_is_said(digit_data: Dataset, overrides: list[str], typed: set[str], said: str) -> None:
     with pytest.raises(InitConfError) as caught:
         building.build(composed(*overrides), digit_data.sizes, typed)
     assert str(caught.value).startswith(said)
@@ -308,9 +317,7 @@ def test_rows_are_ranked_best_first_and_failures_last() -> None:
     assert view.count("not finite") == 2
 
 
-def test_rows_are_read_from_any_depth_and_cut_lines_are_passed_over(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_rows_are_read_from_any_depth_and_cut_lines_are_passed_over(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     results.append(tmp_path / "a" / "b", row(0, 0.5))
     results.append(tmp_path / "c", row(1, float("nan"), overrides=["init/rules=[roles]"]))
     with (tmp_path / "c" / results.FILE).open("a") as file:

@@ -8,7 +8,16 @@ from typing import Annotated
 from pydantic import Field
 
 from initconf.errors import InitConfError
-from initconf.laws import Constant, Law, Normal, TruncatedNormal, Uniform
+from initconf.laws import (
+    ComplexNormal,
+    ComplexTruncatedNormal,
+    ComplexUniform,
+    Constant,
+    Law,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+)
 from initconf.registry import register
 from initconf.sites import Site
 
@@ -27,8 +36,8 @@ def uniform(site: Site, low: Finite, high: Finite, gain: NonNegative = 1.0) -> L
 
 @register("normal", explicit_scale=True)
 def normal(site: Site, mean: Finite = 0.0, std: NonNegative = 1.0, gain: NonNegative = 1.0) -> Law:
-    """N(mean, (gain * std)^2), untruncated."""
-    return Normal(mean, gain * std)
+    """N(mean, (gain * std)^2), untruncated. Of a complex parameter, real and imaginary part share the variance."""
+    return ComplexNormal(mean, gain * std) if site.is_complex else Normal(mean, gain * std)
 
 
 @register("truncated_normal", explicit_scale=True)
@@ -79,8 +88,12 @@ def ones(site: Site) -> Law:
     return Constant(1.0)
 
 
-def spread(distribution: str, std: float) -> Law:
-    """The zero-mean law of one of the three distributions with this std."""
+def spread(site: Site, distribution: str, std: float) -> Law:
+    """The zero-mean law of one of the three distributions with this std; of a complex parameter E|w|^2 = std^2."""
+    if site.is_complex:
+        if distribution == "uniform":
+            return ComplexUniform(std)
+        return ComplexNormal(0.0, std) if distribution == "untruncated_normal" else ComplexTruncatedNormal(std)
     if distribution == "uniform":
         return Uniform(-math.sqrt(3) * std, math.sqrt(3) * std)
     return Normal(0.0, std) if distribution == "untruncated_normal" else TruncatedNormal(0.0, std)

@@ -13,6 +13,7 @@ second moment 1 comes out with second moment `scale` (fan_in) or gradients do (f
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -22,11 +23,12 @@ from initconf.errors import InitConfError
 from initconf.initializers.plain import NonNegative, spread
 from initconf.laws import Law
 from initconf.registry import register
-from initconf.sites import Site
+from initconf.sites import Layout, Site
 from initconf.spec import Distribution, GainMethod, Mode
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Nonlinearity = str | dict[str, Any]
+Axes = int | list[int]
 
 
 @register("variance_scaling")
@@ -38,6 +40,9 @@ def variance_scaling(
     distribution: Distribution = "truncated_normal",
     nonlinearity: Nonlinearity = "linear",
     gain_method: GainMethod = "second_moment",
+    in_axes: Axes | None = None,
+    out_axes: Axes | None = None,
+    batch_axes: Axes | None = None,
 ) -> Law:
     r"""Zero mean and `std = gain * g(nonlinearity) / sqrt(fan)`, or `sqrt(scale / fan)`.
 
@@ -48,6 +53,8 @@ def variance_scaling(
         distribution: uniform | untruncated_normal | truncated_normal (at two sigma, with the std corrected for it).
         nonlinearity: the activation that *feeds* the layer.
         gain_method: how g is had.
+        in_axes, out_axes, batch_axes: an axis or a list of axes (negative ones count from the end) instead of those of the
+            parameter's layout. The fans are then plain products, as with JAX's in_axis, out_axis and batch_axis.
 
     Raises InitConfError for a parameter without fans, and where both scale and gain are given.
     """
@@ -57,7 +64,27 @@ def variance_scaling(
         factor = math.sqrt(scale)
     else:
         factor = (1.0 if gain is None else gain) * activations.gain(nonlinearity, gain_method)
-    return spread(distribution, factor / math.sqrt(site.fan(mode)))
+    return spread(site, distribution, factor / math.sqrt(_with_axes(site, in_axes, out_axes, batch_axes).fan(mode)))
+
+
+def _with_axes(site: Site, in_axes: Axes | None, out_axes: Axes | None, batch_axes: Axes | None) -> Site:
+    """The site with fans over these axes."""
+    if in_axes is None and out_axes is None:
+        if batch_axes is not None:
+            raise InitConfError("batch_axes needs in_axes and out_axes beside it")
+        return site
+    if in_axes is None or out_axes is None:
+        raise InitConfError(f"{'in_axes' if in_axes is None else 'out_axes'} is missing: say both, or neither")
+    said = [axes if isinstance(axes, list) else [axes] for axes in (in_axes, out_axes, batch_axes or [])]
+    for axis in (axis for axes in said for axis in axes):
+        if not -site.ndim <= axis < site.ndim:
+            raise InitConfError(f"there is no axis {axis} in shape {site.shape}")
+    inside, out, batch = (tuple(axis % site.ndim for axis in axes) for axes in said)
+    if len({*inside, *out, *batch}) < len(inside) + len(out) + len(batch):
+        raise InitConfError(f"an axis is named twice: in_axes {list(inside)}, out_axes {list(out)}, batch_axes {list(batch)}")
+    layout = Layout(in_axes=inside, out_axes=out, batch_axes=batch)
+    fan_in, fan_out = layout.fans(site.shape)
+    return replace(site, layout=layout, fan_in=fan_in, fan_out=fan_out)
 
 
 def _register_named(name: str, alias: str, mode: Mode, nonlinearity: str, distribution: Distribution, ending: str) -> None:

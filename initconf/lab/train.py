@@ -24,8 +24,8 @@ class Settings(BaseModel, frozen=True, extra="forbid"):
     """The node `train` of the configuration. Raises pydantic's ValidationError where a value cannot be used."""
 
     steps: int = Field(300, ge=0)
-    batch_size: int = Field(64, ge=1)
-    lr: float = Field(1e-3, ge=0)
+    batch_size: int = Field(32, ge=1)
+    lr: float = Field(2e-3, ge=0)
     optimizer: Literal["adamw", "sgd"] = "adamw"
     weight_decay: float = Field(0.01, ge=0)
     seed: int = 0

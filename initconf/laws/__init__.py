@@ -9,23 +9,61 @@ tails as `u` does, and the normal quantile is then one `erfinv`.
 """
 
 from initconf.laws.base import Bounds, Construction, Law, Stream
-from initconf.laws.constructions import Orthogonal
-from initconf.laws.elementwise import Constant, Normal, TruncatedNormal, Uniform, truncated_moments
+from initconf.laws.constructions import (
+    ConvolutionOrthogonal,
+    DeltaOrthogonal,
+    Dirac,
+    Hadamard,
+    Identity,
+    Orthogonal,
+    Sinusoid,
+    Sparse,
+    Table,
+    ZerO,
+)
+from initconf.laws.elementwise import (
+    ComplexNormal,
+    ComplexTruncatedNormal,
+    ComplexUniform,
+    Constant,
+    InverseSoftplus,
+    LogOfUniform,
+    LogUniform,
+    Normal,
+    TruncatedNormal,
+    Uniform,
+    truncated_moments,
+)
 from initconf.laws.others import Blocks, Custom, Keep, ModuleDefault
 
 __all__ = [
     "Blocks",
     "Bounds",
+    "ComplexNormal",
+    "ComplexTruncatedNormal",
+    "ComplexUniform",
     "Constant",
     "Construction",
+    "ConvolutionOrthogonal",
     "Custom",
+    "DeltaOrthogonal",
+    "Dirac",
+    "Hadamard",
+    "Identity",
+    "InverseSoftplus",
     "Keep",
     "Law",
+    "LogOfUniform",
+    "LogUniform",
     "ModuleDefault",
     "Normal",
     "Orthogonal",
+    "Sinusoid",
+    "Sparse",
     "Stream",
+    "Table",
     "TruncatedNormal",
     "Uniform",
+    "ZerO",
     "truncated_moments",
 ]

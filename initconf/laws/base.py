@@ -42,6 +42,10 @@ class Law:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        known = Law._kinds.setdefault(cls.__name__, cls)
+        # The same class comes again when a notebook's cell or a decorator makes it anew.
+        if (known.__module__, known.__qualname__) != (cls.__module__, cls.__qualname__):
+            raise InitConfError(f"there is a law named {cls.__name__!r} already, in {known.__module__}")
         Law._kinds[cls.__name__] = cls
 
     if TYPE_CHECKING:  # fields in some laws, properties in others
@@ -56,6 +60,11 @@ class Law:
         """The smallest and the largest value that can occur."""
         return (-math.inf, math.inf)
 
+    @property
+    def kurtosis(self) -> float:
+        """E[(x - mean)^4] / std^4, or a bound for it: how far a sample's std strays. The normal law's unless said otherwise."""
+        return 3.0
+
     def quantile(self, v: Tensor) -> Tensor:
         """Turn symmetric uniforms in (-1, 1) into values, in place."""
         raise NotImplementedError(f"{type(self).__name__} is not elementwise")
@@ -66,7 +75,7 @@ class Law:
         >>> initconf.laws.Normal(mean=0.0, std=0.02).to_dict()
         {'law': 'Normal', 'mean': 0.0, 'std': 0.02}
         """
-        return {"law": type(self).__name__, **{f.name: _plain(getattr(self, f.name)) for f in fields(self)}}
+        return {"law": type(self).__name__, **{f.name: to_json(getattr(self, f.name)) for f in fields(self)}}
 
     @staticmethod
     def from_dict(data: Mapping[str, Any]) -> Law:
@@ -74,7 +83,7 @@ class Law:
         kind = Law._kinds.get(str(data.get("law")))
         if kind is None:
             raise InitConfError(f"no law named {data.get('law')!r}")
-        return kind(**{name: _revive(value) for name, value in data.items() if name != "law"})
+        return kind(**{name: _frozen(from_json(value)) for name, value in data.items() if name != "law"})
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{f.name}={_short(getattr(self, f.name))}' for f in fields(self))})"
@@ -89,20 +98,28 @@ class Construction(Law):
         raise NotImplementedError
 
 
-def _plain(value: Any) -> Any:
+def to_json(value: Any) -> Any:
+    """A field or a setting as JSON can hold it: laws as mappings, infinity (which JSON lacks) as {"float": "inf"}."""
     if isinstance(value, Law):
         return value.to_dict()
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"float": str(value)}
     if isinstance(value, (tuple, list)):
-        return [_plain(v) for v in value]
-    return value
+        return [to_json(v) for v in value]
+    return {k: to_json(v) for k, v in value.items()} if isinstance(value, Mapping) else value
 
 
-def _revive(value: Any) -> Any:
-    if isinstance(value, Mapping) and "law" in value:
-        return Law.from_dict(value)
-    if isinstance(value, (tuple, list)):
-        return tuple(_revive(v) for v in value)
-    return value
+def from_json(value: Any) -> Any:
+    """The inverse of `to_json`, but that tuples have become lists."""
+    if isinstance(value, Mapping):
+        if value.keys() == {"float"} and isinstance(value["float"], str):
+            return float(value["float"])
+        return Law.from_dict(value) if value.get("law") in Law._kinds else {k: from_json(v) for k, v in value.items()}
+    return [from_json(v) for v in value] if isinstance(value, (tuple, list)) else value
+
+
+def _frozen(value: Any) -> Any:
+    return tuple(_frozen(v) for v in value) if isinstance(value, list) else value
 
 
 def _short(value: Any) -> str:

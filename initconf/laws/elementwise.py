@@ -12,6 +12,9 @@ from initconf.laws.base import Bounds, Law
 if TYPE_CHECKING:
     from torch import Tensor
 
+_NARROW = 0.1
+"""Windows of fewer sigmas than this take their quantiles in float64: in float32 too few values would lie in them."""
+
 
 @dataclass(frozen=True)
 class Constant(Law):
@@ -105,14 +108,22 @@ class TruncatedNormal(Law):
         return self.mean - self.std / shrink * shift, self.std / shrink
 
     @property
+    def kurtosis(self) -> float:
+        return 3.0 if self.low == -self.high else 9.0  # at most that of the exponential law, which far tails tend to
+
+    @property
     def bounds(self) -> Bounds:
-        mean, std = self.parent
-        return (mean + self.low * std, mean + self.high * std) if std else (mean, mean)
+        if not self.std:
+            return (self.mean, self.mean)
+        # About the delivered mean: in a narrow window the parent's is far away, and its digits with it.
+        shift, shrink = truncated_moments(self.low, self.high)
+        low, high = ((bound - shift) * (self.std / shrink) for bound in (self.low, self.high))
+        return (self.mean + low, self.mean + high)
 
     def quantile(self, v: Tensor) -> Tensor:
         mean, std = self.parent
-        if self.low > 2 or self.high < -2:
-            v.copy_(self._tail(v))
+        if self.low > 2 or self.high < -2 or self.high - self.low < _NARROW:
+            v.copy_(self._precise(v))
         else:
             below, above = math.erf(self.low / math.sqrt(2)), math.erf(self.high / math.sqrt(2))
             v.mul_(above / 2 - below / 2)
@@ -125,43 +136,247 @@ class TruncatedNormal(Law):
                 v.add_(mean)
         return v.clamp_(*self.bounds)
 
-    def _tail(self, v: Tensor) -> Tensor:
-        """A window past two sigma: by way of the lower tail, where probabilities keep their relative precision."""
+    def _precise(self, v: Tensor) -> Tensor:
+        """In float64, by way of the lower tail, where probabilities keep their relative precision."""
         from torch import special
 
-        mean, std = self.parent
-        sign, low, high = (-1.0, -self.high, -self.low) if self.low > 2 else (1.0, self.low, self.high)
+        shift, shrink = truncated_moments(self.low, self.high)
+        sign, low, high = (-1.0, -self.high, -self.low) if self.low > 0 else (1.0, self.low, self.high)
         below, above = math.erfc(-low / math.sqrt(2)) / 2, math.erfc(-high / math.sqrt(2)) / 2
         share = v.double().mul_(sign).add_(1).div_(2)
         z: Tensor = special.ndtri(share.mul_(above - below).add_(below))
-        return z.mul_(sign * std).add_(mean)
+        return z.sub_(sign * shift).mul_(sign * (self.std / shrink)).add_(self.mean)
 
 
 @lru_cache(maxsize=1024)
 def truncated_moments(low: float, high: float) -> tuple[float, float]:
     """Mean and std of a standard normal cut off at `low` and `high`.
 
-    By quadrature: the closed form loses its digits in the tails, where a variance of 0.01 is a difference of numbers near 70.
+    By quadrature: the closed form loses its digits in the tails, where a variance of 0.01 is a difference of numbers near 70,
+    and in narrow windows.
 
     >>> truncated_moments(-2.0, 2.0)[1]
     0.8796256610342398
     """
     if low == -math.inf and high == math.inf:
         return 0.0, 1.0
-    if low == -high:
+    if low == -high and high >= 1:
         return 0.0, math.sqrt(
             1 - 2 * high * math.exp(-high * high / 2) / math.sqrt(2 * math.pi) / math.erf(high / math.sqrt(2))
         )
     import numpy as np
 
-    # Beyond 12 sigma from the densest point of the window nothing is left (1e-31).
+    # As offsets from the densest point of the window; beyond 12 sigma from it nothing is left (1e-31).
     peak = min(max(0.0, low), high)
-    a, b = max(low, peak - 12), min(high, peak + 12)
     nodes, weights = np.polynomial.legendre.leggauss(64)
-    edges = np.linspace(a, b, 65)
+    edges = np.linspace(max(low - peak, -12), min(high - peak, 12), 65)
     half = np.diff(edges)[:, None] / 2
     x = edges[:-1, None] + half * (nodes + 1)
-    density = weights * half * np.exp((peak - x) * (peak + x) / 2)
+    density = weights * half * np.exp(-x * (2 * peak + x) / 2)
     total = density.sum()
-    mean = peak + float((density * (x - peak)).sum() / total)
-    return mean, math.sqrt(float((density * (x - mean) ** 2).sum() / total))
+    shift = float((density * x).sum() / total)
+    std = math.sqrt(float((density * (x - shift) ** 2).sum() / total))
+    return 0.0 if low == -high else peak + shift, std
+
+
+@dataclass(frozen=True)
+class LogUniform(Law):
+    """exp U(ln low, ln high), for 0 < low < high: every decade is as likely as any other."""
+
+    elementwise: ClassVar[bool] = True
+    low: float
+    high: float
+
+    def _raw(self, k: int) -> float:
+        """E[x^k] = (high^k - low^k) / (k ln(high / low))."""
+        return (self.high**k - self.low**k) / (k * math.log(self.high / self.low))
+
+    @property
+    def mean(self) -> float:
+        return self._raw(1)
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(self._raw(2) - self._raw(1) ** 2)
+
+    @property
+    def kurtosis(self) -> float:
+        m = self._raw(1)
+        return (self._raw(4) - 4 * m * self._raw(3) + 6 * m**2 * self._raw(2) - 3 * m**4) / self.std**4
+
+    @property
+    def bounds(self) -> Bounds:
+        return (self.low, self.high)
+
+    def quantile(self, v: Tensor) -> Tensor:
+        return v.copy_(_decades(v, self.low, self.high)).clamp_(*self.bounds)
+
+
+@dataclass(frozen=True)
+class LogOfUniform(Law):
+    """sign * ln U(low, high), for 0 < low < high: chrono's gate biases, Mamba-2's `A_log`.
+
+    `mirror` names the block whose draws are taken, so that of an LSTM b_i = -b_f holds unit by unit.
+    """
+
+    elementwise: ClassVar[bool] = True
+    low: float
+    high: float
+    sign: int = 1
+    mirror: str | None = None
+
+    @property
+    def stream(self) -> str | None:  # type: ignore[override]  # of this law, not of its class
+        return self.mirror
+
+    @property
+    def mean(self) -> float:
+        upper, lower = (x * math.log(x) - x for x in (self.high, self.low))
+        return self.sign * (upper - lower) / (self.high - self.low)
+
+    @property
+    def std(self) -> float:
+        upper, lower = (x * (math.log(x) ** 2 - 2 * math.log(x) + 2) for x in (self.high, self.low))
+        return math.sqrt((upper - lower) / (self.high - self.low) - self.mean**2)
+
+    @property
+    def kurtosis(self) -> float:
+        return 9.0  # of the exponential law, which it tends to for low -> 0
+
+    @property
+    def bounds(self) -> Bounds:
+        ends = self.sign * math.log(self.low), self.sign * math.log(self.high)
+        return (min(ends), max(ends))
+
+    def quantile(self, v: Tensor) -> Tensor:
+        wide = v.double().mul_(self.high / 2 - self.low / 2).add_(self.low / 2 + self.high / 2)
+        return v.copy_(wide.log_().mul_(self.sign)).clamp_(*self.bounds)
+
+
+@dataclass(frozen=True)
+class InverseSoftplus(Law):
+    """x with softplus(x) = max(floor, exp U(ln low, ln high)): Mamba's `dt_bias`."""
+
+    elementwise: ClassVar[bool] = True
+    low: float
+    high: float
+    floor: float
+
+    def _moment(self, k: int, about: float = 0.0) -> float:
+        import numpy as np
+
+        # Smooth on both sides of the floor, so a rule of 64 nodes on each is exact to the last digits.
+        a, b = math.log(self.low), math.log(self.high)
+        kink = min(max(math.log(self.floor), a), b) if self.floor > 0 else a
+        nodes, weights = np.polynomial.legendre.leggauss(64)
+        total = 0.0
+        for left, right in ((a, kink), (kink, b)):
+            t = np.exp(left + (right - left) * (nodes + 1) / 2).clip(self.floor)
+            total += float((weights * (t + np.log(-np.expm1(-t)) - about) ** k).sum()) * (right - left) / 2
+        return total / (b - a)
+
+    @property
+    def mean(self) -> float:
+        return self._moment(1)
+
+    @property
+    def std(self) -> float:
+        return math.sqrt(self._moment(2, self.mean))
+
+    @property
+    def kurtosis(self) -> float:
+        return self._moment(4, self.mean) / self.std**4
+
+    @property
+    def bounds(self) -> Bounds:
+        low, high = (t + math.log(-math.expm1(-t)) for t in (max(self.low, self.floor), max(self.high, self.floor)))
+        return (low, high)
+
+    def quantile(self, v: Tensor) -> Tensor:
+        t = _decades(v, self.low, self.high).clamp_(min=self.floor)
+        return v.copy_(t + (-(-t).expm1()).log()).clamp_(*self.bounds)
+
+
+def _decades(v: Tensor, low: float, high: float) -> Tensor:
+    middle, half = (math.log(low) + math.log(high)) / 2, (math.log(high) - math.log(low)) / 2
+    return v.double().mul_(half).add_(middle).exp_()
+
+
+# --- complex values: two uniforms each, and std = sqrt(E|w - mean|^2) -----------------------------------------------------
+
+
+@dataclass(frozen=True)
+class ComplexNormal(Law):
+    """Real and imaginary part N(., std^2 / 2) each, independent; the mean is real."""
+
+    elementwise: ClassVar[bool] = True
+    per_value: ClassVar[int] = 2
+    mean: float
+    std: float
+
+    def quantile(self, v: Tensor) -> Tensor:
+        return _complex(v.erfinv_().mul_(self.std)).add_(self.mean)
+
+
+@dataclass(frozen=True)
+class ComplexUniform(Law):
+    """Uniform in the disk of radius sqrt(2) std."""
+
+    elementwise: ClassVar[bool] = True
+    per_value: ClassVar[int] = 2
+    std: float
+
+    @property
+    def mean(self) -> float:
+        return 0.0
+
+    @property
+    def bounds(self) -> Bounds:
+        return (0.0, math.sqrt(2) * self.std)
+
+    def quantile(self, v: Tensor) -> Tensor:
+        pairs = v.view(-1, 2)
+        return _polar((pairs[:, 0] + 1).div_(2).sqrt_().mul_(math.sqrt(2) * self.std), pairs)
+
+
+@dataclass(frozen=True)
+class ComplexTruncatedNormal(Law):
+    """A complex normal law cut off where |w| is two sigma of its parent; `std` is what is delivered.
+
+    The parent is wider by 1 / sqrt(1 - 4 e^-4 / (1 - e^-4)) = 1 / 0.96196182800821 (JAX divides by 0.95311164380491, and
+    delivers 1.86 percent too much variance).
+    """
+
+    elementwise: ClassVar[bool] = True
+    per_value: ClassVar[int] = 2
+    std: float
+
+    @property
+    def mean(self) -> float:
+        return 0.0
+
+    @property
+    def parent_std(self) -> float:
+        return self.std / math.sqrt(1 - 4 * math.exp(-4) / -math.expm1(-4))
+
+    @property
+    def bounds(self) -> Bounds:
+        return (0.0, 2 * self.parent_std)
+
+    def quantile(self, v: Tensor) -> Tensor:
+        pairs = v.view(-1, 2)
+        # |w|^2 is exponential: its tail at share s of the window's mass.
+        share = (pairs[:, 0] + 1).mul_(math.expm1(-4) / 2)
+        return _polar(share.log1p_().neg_().sqrt_().mul_(self.parent_std), pairs)
+
+
+def _complex(v: Tensor) -> Tensor:
+    from torch import view_as_complex
+
+    return view_as_complex(v.view(-1, 2))
+
+
+def _polar(modulus: Tensor, pairs: Tensor) -> Tensor:
+    from torch import polar
+
+    return polar(modulus, pairs[:, 1] * math.pi)

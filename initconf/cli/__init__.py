@@ -1,0 +1,211 @@
+"""The command `initconf`: what may be typed, and what comes of it.
+
+Only words are taken apart here, so that `initconf --help` costs nothing; each command is imported when it is asked for. A
+command computes its whole answer before a word of it is printed: where something is wrong, stdout stays empty.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, redirect_stdout
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, NoReturn
+
+import initconf
+from initconf.errors import InitConfError
+
+FAILED, USAGE = 1, 2
+"""Exit codes: the configuration is wrong or a check failed; the command line itself is wrong."""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run `initconf` with these words (None: those of the process); returns the exit code."""
+    try:
+        args = _parse(list(sys.argv[1:] if argv is None else argv))
+        return _run(args)
+    except SystemExit as stop:  # argparse: help was shown, or the words make no command
+        return stop.code if isinstance(stop.code, int) else USAGE
+
+
+def _run(args: Namespace) -> int:
+    from initconf.cli.answers import say
+    from initconf.cli.inputs import Usage
+
+    home, _, name = args.command.home.partition(":")
+    stdout = sys.stdout
+    try:
+        # What the user's own modules print is not the answer.
+        with redirect_stdout(sys.stderr), _importable(os.getcwd()):
+            answer = getattr(import_module(f"initconf.cli.{home}"), name)(args)
+    except Usage as error:
+        args.parser.error(str(error))
+    except InitConfError as error:
+        sys.stderr.write(f"{error}\n")
+        return FAILED
+    for warning in answer.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
+    say(answer, stdout, as_json=args.json)
+    return int(answer.code)
+
+
+@contextmanager
+def _importable(folder: str) -> Iterator[None]:
+    """Modules in a folder can be imported meanwhile, as they can be by `python -m`."""
+    before = list(sys.path)
+    if folder not in sys.path and "" not in sys.path:
+        sys.path.insert(0, folder)
+    try:
+        yield
+    finally:
+        sys.path[:] = before
+
+
+# --- what may be typed -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: what it is for, and where it is."""
+
+    home: str
+    """`module:function` in this package; the function takes the parsed words and returns an Answer."""
+    help: str
+    example: str
+    options: tuple[Callable[[ArgumentParser], Any], ...]
+
+
+def _overrides(parser: ArgumentParser) -> None:
+    text = "init=SCHEME and Hydra overrides: gain=0.5 init.rules.head.gain=0.1 'init/rules=[roles,my_rules]'"
+    parser.add_argument("words", nargs="*", metavar="OVERRIDE", help=text)
+
+
+def _name(parser: ArgumentParser) -> None:
+    parser.add_argument("words", nargs="+", metavar="NAME | OVERRIDE", help="the parameter's name; init=SCHEME and overrides")
+
+
+def _sides(parser: ArgumentParser) -> None:
+    text = "the two sides, each a scheme, a YAML file or a saved plan (.json); overrides hold for both"
+    parser.add_argument("words", nargs="+", metavar="SIDE | OVERRIDE", help=text)
+
+
+def _kinds(parser: ArgumentParser) -> None:
+    text = "initializers, schemes, rules, activations, roles, layouts (default: all)"
+    parser.add_argument("words", nargs="*", metavar="KIND", help=text)
+
+
+def _activations(parser: ArgumentParser) -> None:
+    parser.add_argument("words", nargs="*", metavar="NAME", help="activations (default: all)")
+
+
+def _directory(parser: ArgumentParser) -> None:
+    parser.add_argument("directory", metavar="DIR", help="the folder of a run or of a sweep")
+
+
+def _model(parser: ArgumentParser) -> None:
+    text = "class, function or module to plan for; the current directory is importable"
+    parser.add_argument("--model", metavar="PKG.MOD:NAME", help=text)
+    text = "argument that NAME is called with, its value as YAML (repeatable)"
+    parser.add_argument("--model-arg", metavar="K=V", action="append", default=[], help=text)
+
+
+def _modules(parser: ArgumentParser) -> None:
+    text = "import a module first, which registers initializers, activations, layouts (repeatable)"
+    parser.add_argument("--import", dest="imports", metavar="MODULE", action="append", default=[], help=text)
+
+
+def _config_dir(parser: ArgumentParser) -> None:
+    parser.add_argument("--config-dir", metavar="DIR", help="its init/*.yaml are found before the shipped schemes")
+
+
+def _application(parser: ArgumentParser) -> None:
+    text = "compose this configuration of your application (in --config-dir) and take its spec"
+    parser.add_argument("--config-name", metavar="NAME", help=text)
+    parser.add_argument("--node", metavar="PATH", help="where in it the spec stands (default: init)")
+
+
+def _files(parser: ArgumentParser) -> None:
+    parser.add_argument("--save", metavar="FILE", help="write the plan as JSON, to be committed")
+    parser.add_argument("--check", metavar="FILE", help="compare with a saved plan; exit code 1 where they differ")
+
+
+def _plot(parser: ArgumentParser) -> None:
+    parser.add_argument("--plot", metavar="FILE", help="draw them too (needs matplotlib)")
+
+
+_SPEC = (_modules, _config_dir, _application)
+COMMANDS = {
+    "plan": Command(
+        "plans:plan",
+        "show how every parameter of a model will start",
+        "initconf plan --model my_pkg.models:build init=gpt2 init.rules.head.gain=0.1",
+        (_overrides, _model, *_SPEC, _files),
+    ),
+    "explain": Command(
+        "explain:explain",
+        "show why one parameter gets what it gets",
+        "initconf explain blocks.3.attn.out_proj.weight --model my_pkg.models:build init=gpt2",
+        (_name, _model, *_SPEC),
+    ),
+    "diff": Command(
+        "plans:diff",
+        "compare two schemes, YAML files or saved plans on one model; exit code 1 where they differ",
+        "initconf diff he glorot --model my_pkg.models:build",
+        (_sides, _model, _modules, _config_dir),
+    ),
+    "list": Command(
+        "catalogue:names",
+        "list what a configuration may name",
+        "initconf list initializers schemes",
+        (_kinds, _modules, _config_dir),
+    ),
+    "show": Command(
+        "catalogue:show",
+        "show a composed scheme as YAML, with the source of each line",
+        "initconf show init=he init.gain=0.5",
+        (_overrides, *_SPEC),
+    ),
+    "gains": Command(
+        "catalogue:gains",
+        "show the gains of activations",
+        "initconf gains relu gelu --plot gains.png",
+        (_activations, _modules, _plot),
+    ),
+    "results": Command(
+        "catalogue:results",
+        "show what the lab's runs left behind as one table, best first",
+        "initconf results multirun/2030-01-01/12-00-00",
+        (_directory,),
+    ),
+}
+
+
+def _parse(argv: list[str]) -> Namespace:
+    parser = ArgumentParser(
+        prog="initconf",
+        description="Say in configuration how the parameters of a PyTorch model start, and be sure of it.",
+        epilog="initconf COMMAND --help says more. Exit codes: 0; 1, the configuration is wrong or a check failed; 2, usage.",
+        allow_abbrev=False,
+    )
+    parser.add_argument("--version", action="version", version=f"initconf {initconf.__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, title="commands")
+    for name, command in COMMANDS.items():
+        sub = commands.add_parser(
+            name,
+            help=command.help,
+            description=f"{command.help[0].upper()}{command.help[1:]}.",
+            epilog=f"example:\n  {command.example}",
+            formatter_class=RawDescriptionHelpFormatter,
+            allow_abbrev=False,
+        )
+        for option in command.options:
+            option(sub)
+        sub.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
+        sub.set_defaults(command=command, parser=sub)
+    if argv and argv[0] in commands.choices:
+        # Not through `parser`: only so may flags and overrides stand in any order.
+        return commands.choices[argv[0]].parse_intermixed_args(argv[1:])
+    return parser.parse_args(argv)

@@ -1,0 +1,138 @@
+"""What a command answers, and how it is printed: as JSON, as plain text in a pipe, fitted to the width of a terminal."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import IO, TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+GAP = 2
+"""Spaces between columns."""
+NARROW = 24
+"""Columns that a name is cut down to at most, and that flowing text gets at least."""
+
+
+@dataclass
+class Grid:
+    """A table, and what becomes of it where the terminal is too narrow: columns go, text flows, names are cut."""
+
+    titles: list[str]
+    rows: list[list[str]]
+    right: frozenset[str] = frozenset()
+    """Columns of numbers, aligned to the right."""
+    drop: tuple[str, ...] = ()
+    """Columns that may be left out, the least needed first."""
+    flow: tuple[str, ...] = ()
+    """Columns of words, which may take several lines."""
+    header: bool = True
+
+    @staticmethod
+    def of(table: Table, drop: tuple[str, ...] = (), flow: tuple[str, ...] = ()) -> Grid:
+        """The grid of a table of rich, whose cells are strings or Texts."""
+        titles = [str(column.header) for column in table.columns]
+        rows = [list(map(str, row)) for row in zip(*(column.cells for column in table.columns), strict=True)]
+        right = frozenset(str(column.header) for column in table.columns if column.justify == "right")
+        return Grid(titles, rows, right, drop, flow)
+
+    def __str__(self) -> str:
+        from initconf.plan import align
+
+        rows = [self.titles, *self.rows] if self.header else self.rows
+        return "\n".join(align(rows, [title in self.right for title in self.titles])) if rows else ""
+
+    def fitted(self, width: int) -> tuple[Table, list[str]]:
+        """The table for a terminal of this width, and the columns that were left out."""
+        from rich.table import Table
+        from rich.text import Text
+
+        widths = self._widths()
+        gone: list[str] = []
+        for title in self.drop:
+            if self._needed(widths) <= width:
+                break
+            del widths[title]
+            gone.append(title)
+        name = self.titles[0]
+        cut = max(NARROW, widths[name] - max(0, self._needed(widths) - width))
+        table = Table(box=None, pad_edge=False, show_header=self.header, header_style="bold", padding=(0, GAP, 0, 0))
+        for title in widths:
+            justify = "right" if title in self.right else "left"
+            table.add_column(title, justify=justify, no_wrap=title not in self.flow, overflow="ellipsis")  # type: ignore[arg-type]
+        for row in self.rows:
+            cells = dict(zip(self.titles, row, strict=True))
+            cells[name] = _shortened(cells[name], cut)
+            table.add_row(*(Text(cells[title]) for title in widths))
+        return table, gone
+
+    def _widths(self) -> dict[str, int]:
+        lines = [self.titles, *self.rows] if self.header else self.rows
+        return {title: max((len(line[i]) for line in lines), default=0) for i, title in enumerate(self.titles)}
+
+    def _needed(self, widths: Mapping[str, int]) -> int:
+        """The fewest columns of a terminal in which these widths fit."""
+        return sum(min(n, NARROW) if title in self.flow else n for title, n in widths.items()) + GAP * (len(widths) - 1)
+
+
+def _shortened(text: str, width: int) -> str:
+    """A name without its middle: what tells names apart stands at both ends."""
+    if len(text) <= width:
+        return text
+    tail = (width - 1) * 2 // 3
+    return f"{text[: width - 1 - tail]}…{text[len(text) - tail :]}"
+
+
+@dataclass
+class Answer:
+    """What a command found out."""
+
+    data: Any
+    """For `--json`."""
+    parts: Sequence[str | Grid]
+    """For people: texts and tables in order."""
+    warnings: Sequence[str] = ()
+    code: int = 0
+    notes: list[str] = field(default_factory=list)
+    """What was done besides, such as files written; for stderr."""
+
+
+def say(answer: Answer, out: IO[str], *, as_json: bool) -> None:
+    """Print an answer."""
+    for note in answer.notes:
+        sys.stderr.write(f"{note}\n")
+    try:
+        if as_json:
+            out.write(json.dumps(answer.data, indent=2) + "\n")
+        elif out.isatty():
+            _to_terminal(answer, out)
+        else:
+            out.writelines(f"{part}\n" for part in answer.parts)
+        out.flush()
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def _to_terminal(answer: Answer, out: IO[str]) -> None:
+    from rich.console import Console
+
+    # rich alone would still print bold under NO_COLOR.
+    console = Console(file=out, highlight=False, markup=False, emoji=False, color_system=None if _colourless() else "auto")
+    left_out: list[str] = []
+    for part in answer.parts:
+        if isinstance(part, str):
+            console.print(part, soft_wrap=True)
+        else:
+            table, gone = part.fitted(console.width)
+            console.print(table)
+            left_out += gone
+    if left_out:
+        console.print(f"(no room for {', '.join(dict.fromkeys(left_out))}: widen the terminal, or add | cat)", soft_wrap=True)
+
+
+def _colourless() -> bool:
+    return bool(os.environ.get("NO_COLOR"))

@@ -1,0 +1,147 @@
+"""`initconf plan` and `initconf diff`: what a model will receive, and in what two plans differ."""
+
+from __future__ import annotations
+
+from argparse import Namespace
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from initconf.cli.answers import Answer, Grid
+from initconf.cli.inputs import (
+    Usage,
+    build_model,
+    choice,
+    import_modules,
+    known_schemes,
+    only_overrides,
+    read_spec,
+    require_model,
+    split_words,
+)
+from initconf.errors import InitConfError, Problem
+from initconf.laws import Law
+from initconf.plan import Plan
+
+if TYPE_CHECKING:
+    from torch import nn
+
+NARROW_FIRST = ("law", "fan_out", "role", "shape", "fan_in")
+"""The columns of a plan that a narrow terminal loses, first the one that is needed least."""
+
+
+def plan(args: Namespace) -> Answer:
+    """The table of a plan; with `--check`, the difference from a saved one."""
+    require_model(args)
+    spec = read_spec(args, only_overrides(args.words))
+    saved = None if args.check is None else _saved(args.check, "--check", " (initconf plan ... --save FILE writes one)")
+    import_modules(args)
+    from initconf.compiler import compile as compile_plan
+
+    made = compile_plan(build_model(args), spec)
+    answer = _plan_answer(made) if saved is None else _difference(saved, made, (args.check, "now"))
+    if args.save is not None:
+        _save(made, args.save)
+        answer.notes.append(f"the plan is in {args.save}")
+    return answer
+
+
+def _plan_answer(made: Plan) -> Answer:
+    return Answer(made.to_dict(), [Grid.of(made.table(), drop=NARROW_FIRST), made.summary()], made.warnings)
+
+
+def diff(args: Namespace) -> Answer:
+    """In what two plans differ, each made of a scheme or read from a file."""
+    sides, overrides = split_words(args.words)
+    chosen, rest = choice(overrides)
+    if chosen is not None:
+        raise Usage(f"init={chosen}: name the sides without it: initconf diff he glorot")
+    if len(sides) != 2:
+        raise Usage(f"diff compares two sides, and there are {len(sides)}; schemes: {', '.join(known_schemes(args))}")
+    model: nn.Module | None = None
+    if not all(side.endswith(".json") for side in sides):
+        require_model(args)
+        import_modules(args)
+        model = build_model(args)
+    first, second = (_side(side, model, rest, args.config_dir) for side in sides)
+    answer = _difference(first, second, (sides[0], sides[1]))
+    both = zip(sides, (first, second), strict=True)
+    answer.warnings = [f"{side}: {text}" for side, made in both for text in made.warnings]
+    return answer
+
+
+def _side(side: str, model: nn.Module | None, overrides: list[str], config_dir: str | None) -> Plan:
+    if side.endswith(".json"):
+        return _saved(side, "diff", "")
+    from initconf.compiler import compile as compile_plan
+    from initconf.loading import load
+
+    assert model is not None
+    return compile_plan(model, load(side, overrides, config_dir=config_dir))
+
+
+def _saved(path: str, option: str, hint: str) -> Plan:
+    if not Path(path).is_file():
+        raise InitConfError(Problem(f"there is no such file{hint}", option, repr(path)))
+    return Plan.load(path)
+
+
+def _save(made: Plan, path: str) -> None:
+    try:
+        made.save(path)
+    except OSError as error:
+        raise InitConfError(Problem(f"cannot be written: {error.strerror}", "--save", repr(path))) from None
+
+
+# --- differences -----------------------------------------------------------------------------------------------------------
+
+
+def _difference(first: Plan, second: Plan, sides: tuple[str, str]) -> Answer:
+    rows = [row for found in first.diff(second) for row in _rows(found.name, found.what, found.mine, found.other)]
+    names = {name for name, _, _, _ in rows}
+    data = [{"name": name, "what": what, "first": x, "second": y} for name, what, x, y in rows]
+    head = {"equal": not rows, "sides": list(sides), "differences": data}
+    if not rows:
+        return Answer(head, [f"no difference: {second.summary()}"], second.warnings)
+    titles = ["parameter", "what", *(sides if sides[0] != sides[1] else ("first", "second"))]
+    cells = [[name, what, *_told_apart(x, y)] for name, what, x, y in rows]
+    total = len({leaf.label for made in (first, second) for leaf in made.leaves()})
+    count = f"{len(names - {'seed'})} of {total} parameters differ"
+    return Answer(head, [Grid(titles, cells, flow=(titles[2], titles[3])), count], second.warnings, code=1)
+
+
+def _rows(name: str, what: str, mine: Any, other: Any) -> list[tuple[str, str, Any, Any]]:
+    """(parameter, field, first, second) of one difference; settings are taken apart, so that only what differs is shown."""
+    if isinstance(mine, Mapping) and isinstance(other, Mapping):
+        return [
+            row
+            for key in dict.fromkeys([*mine, *other])
+            for row in _rows(name, f"{what}.{key}", mine.get(key), other.get(key))
+        ]
+    # A saved plan has lists for tuples, which are no difference.
+    x, y = _jsonable(mine), _jsonable(other)
+    return [] if x == y else [(name, what, x, y)]
+
+
+def _jsonable(value: Any) -> Any:
+    if isinstance(value, Law):
+        return value.to_dict()
+    if isinstance(value, Mapping):
+        return {key: _jsonable(item) for key, item in value.items()}
+    return [_jsonable(item) for item in value] if isinstance(value, (tuple, list)) else value
+
+
+def _told_apart(first: Any, second: Any) -> tuple[str, str]:
+    """Two values as they are shown, in full where they would look alike."""
+    short = _shown(first), _shown(second)
+    return short if short[0] != short[1] else (repr(first), repr(second))
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return str(Law.from_dict(value)) if "law" in value else ", ".join(f"{k}={_shown(v)}" for k, v in value.items())
+    if isinstance(value, list):
+        return "x".join(map(str, value)) if all(isinstance(n, int) for n in value) and value else ", ".join(map(_shown, value))
+    if value is None:
+        return "-"
+    return f"{value:.6g}" if isinstance(value, float) else str(value)

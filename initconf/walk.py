@@ -1,0 +1,78 @@
+"""Writing a plan the way a script with `torch.nn.init` would: in walk order, from one generator, by torch's own functions.
+
+The values then depend on the order of the parameters, on torch's version and on its device, as they do there. This is for
+reproducing what such a script wrote; `apply` calls it when it is given a generator, which a spec must allow by `compat: torch`.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+from initconf import laws, registry
+from initconf.errors import Problem
+from initconf.plan import Entry, Plan
+from initconf.resets import reset_values
+from initconf.survey import Found
+
+_BY_LAW = (
+    laws.Keep,
+    laws.Constant,
+    laws.Uniform,
+    laws.Normal,
+    laws.TruncatedNormal,
+    laws.Orthogonal,
+    laws.ModuleDefault,
+    laws.Custom,
+)
+
+
+def refusals(plan: Plan) -> list[Problem]:
+    """Why a plan cannot be written from a generator."""
+    if plan.compat != "torch":
+        remedy = "write `compat: torch` in the spec, or leave the generator out: initconf's own streams need none"
+        return [Problem("a generator was given, and the spec does not say `compat: torch`", remedy=remedy)]
+    return [
+        Problem(f"torch has no function for the law {type(entry.law).__name__} of {entry.initializer}", entry.label)
+        for entry in plan.leaves()
+        if not isinstance(entry.law, _BY_LAW) and not registry.is_torch(entry.initializer)
+    ]
+
+
+def write(entry: Entry, where: Found, generator: torch.Generator) -> None:
+    """Write one parameter with the function of `torch.nn.init` that its initializer names, or that its law amounts to."""
+    law, target = entry.law, where.parameter.detach()
+    if isinstance(law, laws.ModuleDefault):
+        target.copy_(reset_values(law, where, generator))
+    elif registry.is_torch(entry.initializer):
+        _named(entry, target, generator)
+    elif isinstance(law, laws.Constant):
+        target.fill_(law.value)
+    elif isinstance(law, laws.Uniform):
+        target.uniform_(law.low, law.high, generator=generator)
+    elif isinstance(law, laws.Normal):
+        target.normal_(law.mean, law.std, generator=generator)
+    elif isinstance(law, laws.TruncatedNormal):
+        mean, std = law.parent
+        nn.init.trunc_normal_(target, mean, std, *law.bounds, generator=generator)
+    elif isinstance(law, laws.Orthogonal):
+        nn.init.orthogonal_(target, law.gain, generator=generator)
+    elif isinstance(law, laws.Custom):
+        registry.find(law.name).fn(target, generator=generator, **dict(law.settings))
+
+
+def _named(entry: Entry, target: Tensor, generator: torch.Generator) -> None:
+    name = registry.find(entry.initializer or "").name
+    if name == "sparse_":
+        # torch places the zeros from the global state; here they come from the generator too.
+        rows, columns = target.shape
+        target.normal_(0, entry.settings.get("std", 0.01), generator=generator)
+        for column in range(columns):
+            order = torch.randperm(rows, generator=generator, device=generator.device)
+            target[order[: math.ceil(entry.settings["sparsity"] * rows)], column] = 0
+    elif name in ("eye_", "dirac_", "constant_", "ones_", "zeros_"):
+        getattr(nn.init, name)(target, **entry.settings)
+    else:
+        getattr(nn.init, name)(target, **entry.settings, generator=generator)

@@ -1,0 +1,291 @@
+"""README.md, executed: its files are written down, its commands run, its outputs compared, its tables held against the code.
+
+How it is read: a line that is a code span alone (`train.py`) names the file in the block after it; a `text` block after a block
+is its output; a command whose comment begins with `refused:` must fail and say the rest of the comment.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import itertools
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import yaml
+from omegaconf import OmegaConf
+
+import initconf
+from initconf import activations, expressions, layouts, loading, registry
+from initconf.spec import ROLES, SELECTORS, SETTINGS
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SHORTER = {"train.steps=300": "train.steps=5"}
+"""What takes long is run in short: the texts replaced, all of which must be found."""
+ELSEWHERE = ("make ", "pip install ")
+"""Commands that are not run: other tests do what they do (packaging), or they are this test's own caller."""
+
+
+@dataclass(frozen=True)
+class Block:
+    language: str
+    text: str
+    line: int
+    section: str
+    file: str | None
+    output: str | None
+    """The `text` block that follows."""
+
+
+def _blocks() -> list[Block]:
+    found: list[Block] = []
+    section, before, lines = "", "", README.splitlines()
+    numbers = iter(range(len(lines)))
+    for n in numbers:
+        if lines[n].startswith("## "):
+            section = lines[n][3:]
+        if lines[n].startswith("```"):
+            language = lines[n][3:]
+            end = lines.index("```", n + 1)
+            text = "\n".join(lines[n + 1 : end]) + "\n"
+            named = re.fullmatch(r"`([^`]+)`", before)
+            if language == "text" and lines[n - 1] == "```":
+                last = found.pop()
+                found.append(Block(last.language, last.text, last.line, last.section, last.file, text))
+            else:
+                found.append(Block(language, text, n + 1, section, named[1] if named else None, None))
+            next(itertools.islice(numbers, end - n - 1, None), None)
+            before = ""
+        elif lines[n].strip():
+            before = lines[n]
+    return found
+
+
+BLOCKS = _blocks()
+FILES = {block.file: block.text for block in BLOCKS if block.file}
+SCRIPTED = list(dict.fromkeys(block.section for block in BLOCKS if block.language == "bash"))
+
+
+def commands(block: Block) -> list[str]:
+    lines = block.text.replace("\\\n", " ").splitlines()
+    return [line for line in lines if line.strip() and not line.startswith("#")]
+
+
+def table(first: str) -> list[dict[str, str]]:
+    """The rows of the table whose first column has this title."""
+    lines = README.splitlines()
+    start = next(i for i, line in enumerate(lines) if line.startswith(f"| {first} |"))
+    rows = [
+        [cell.strip() for cell in line.strip("|").split(" | ")]
+        for line in itertools.takewhile(lambda line: line.startswith("|"), lines[start:])
+    ]
+    return [dict(zip(rows[0], row, strict=True)) for row in rows[2:]]
+
+
+def spans(text: str) -> list[str]:
+    return re.findall(r"`([^`]+)`", text)
+
+
+def settled(output: str) -> str:
+    """An output without what may differ between two machines: fingerprints, and spaces at the ends of lines."""
+    return re.sub(r"plan [0-9a-f]{16}", "plan ...", re.sub(r" +$", "", output, flags=re.MULTILINE)).strip()
+
+
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with the files of the README, and nothing else."""
+    for name, text in FILES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(command: str, where: Path) -> subprocess.CompletedProcess[str]:
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    environment.pop("PYTHONPATH", None)
+    return subprocess.run(
+        ["bash", "-c", command], cwd=where, env=environment, capture_output=True, text=True, timeout=120, check=False
+    )
+
+
+# --- what is executed ------------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_read_as_it_is_meant() -> None:
+    assert set(FILES) >= {"model.py", "train.py", "conf/config.yaml", "conf/init/rules/mine.yaml"}
+    assert {block.language for block in BLOCKS} == {"bash", "python", "yaml", "text"}
+    assert sum(block.output is not None for block in BLOCKS) >= 4
+    assert len(FILES["train.py"].split("def main(cfg):")[1].split("\n\n")[0].strip().splitlines()) <= 12
+    assert len(FILES["conf/config.yaml"].splitlines()) <= 12
+    for long in SHORTER:
+        assert README.count(long) >= 1
+
+
+@pytest.mark.parametrize("section", SCRIPTED)
+def test_the_commands_do_what_they_say(section: str, application: Path) -> None:
+    for block in BLOCKS:
+        if block.section != section or block.language != "bash":
+            continue
+        for command in commands(block):
+            if command.startswith(ELSEWHERE):
+                continue
+            for long, short in SHORTER.items():
+                command = command.replace(long, short)
+            refusal = re.search(r"# refused: (.*)$", command)
+            done = run(command, application)
+            assert done.returncode == (1 if refusal else 0), f"{command}\n{done.stdout}{done.stderr}"
+            if refusal:
+                assert refusal[1] in done.stderr, f"{command}\n{done.stderr}"
+            else:
+                assert "Warning" not in done.stderr, f"{command}\n{done.stderr}"
+        if block.output is not None:
+            assert settled(done.stdout) == settled(block.output)
+
+
+def test_an_override_changes_what_it_says_and_nothing_else(application: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The lines of the first example once more, for what they change: by the plans, without the training."""
+
+    def spec(*overrides: str) -> dict[str, tuple[Any, ...]]:
+        composed = loading.load("he", overrides=list(overrides), config_dir=application / "conf")
+        return {entry.name: (entry.mean, entry.std) for entry in initconf.compile(net, composed)}
+
+    def changed(*overrides: str) -> dict[str, float]:
+        now = spec(*overrides)
+        return {name: now[name][1] / plain[name][1] for name in plain if now[name] != plain[name]}
+
+    typed = [c for block in BLOCKS if block.section == "A training script" and block.language == "bash" for c in commands(block)]
+    net = _imported("model", application, monkeypatch).Net()
+    plain = spec()
+    for override in (
+        "init.rules.head.gain=0.1",
+        "'init.rules.stem={match: \"stem\\.weight\", nonlinearity: linear}'",
+        "'init/rules=[roles,head,mine]'",
+        "+init/rules@init.rules=mine",
+        "'init.rules.out={glob: head.*, initializer: zeros}'",
+    ):
+        assert any(override in command for command in typed), override
+    assert changed("init.rules.head.gain=0.1") == pytest.approx({"head.weight": 0.1})
+    assert changed('init.rules.stem={match: "stem\\.weight", nonlinearity: linear}') == pytest.approx({"stem.weight": 0.5**0.5})
+    assert changed("init/rules=[roles,head,mine]") == pytest.approx({"stem.weight": 0.5**0.5, "head.weight": 0.5})
+    assert changed("+init/rules@init.rules=mine") == pytest.approx({"stem.weight": 0.5**0.5, "head.weight": 0.5})
+    assert changed("init.rules.out={glob: head.*, initializer: zeros}") == {"head.weight": 0}
+
+
+def test_the_python_blocks_run_in_order(application: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry.names()
+    monkeypatch.setattr(registry, "_registered", dict(registry._registered))
+    monkeypatch.setattr(registry, "_aliases", dict(registry._aliases))
+    monkeypatch.setattr(layouts, "_layouts", dict(layouts._layouts))
+    monkeypatch.setattr(activations, "_REGISTERED", dict(activations._REGISTERED))
+    _imported("model", application, monkeypatch)
+    names: dict[str, Any] = {"__name__": "readme"}
+    monkeypatch.setitem(sys.modules, "readme", SimpleNamespace())  # annotations of decorated functions are read from it
+    ran = 0
+    for block in BLOCKS:
+        if block.language != "python" or block.file:
+            continue
+        said = io.StringIO()
+        with contextlib.redirect_stdout(said):
+            # Line numbers of a traceback are those of the README.
+            exec(compile("\n" * block.line + block.text, str(ROOT / "README.md"), "exec"), names)  # noqa: S102
+        assert settled(said.getvalue()) == settled(block.output or ""), f"line {block.line}"
+        ran += 1
+    assert ran >= 4
+
+
+def _imported(name: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """A module of the README's application; it is forgotten after the test."""
+    monkeypatch.syspath_prepend(folder)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.delitem(sys.modules, name, raising=False)
+    module = __import__(name)
+    monkeypatch.setitem(sys.modules, name, module)
+    return module
+
+
+# --- what is held against the code -----------------------------------------------------------------------------------------
+
+
+def shipped(folder: str) -> dict[str, Any]:
+    return {file.stem: OmegaConf.to_container(OmegaConf.load(file)) for file in (ROOT / "conf" / folder).glob("*.yaml")}
+
+
+def test_the_table_of_schemes_is_that_of_conf() -> None:
+    schemes = shipped("init")
+    rows = {spans(row["`init=`"])[0]: row for row in table("`init=`")}
+    assert set(rows) == set(schemes)
+    for name, row in rows.items():
+        for key in ("initializer", "mode", "distribution", "nonlinearity"):
+            said = yaml.safe_load(spans(row[key])[0]) if row[key] != "-" else None
+            assert said == schemes[name].get(key), f"{name}: {key}"
+
+
+def test_the_table_of_rule_files_is_that_of_conf() -> None:
+    files = shipped("init/rules")
+    rows = {spans(row["rule file"])[0]: row["its rules"] for row in table("rule file")}
+    assert set(rows) == set(files)
+    for name, rules in rows.items():
+        said = [span for span in spans(rules) if span != "weight"]
+        assert sorted(said) == sorted(files[name]), name
+    used = {name: body["defaults"][1]["rules"] for name, body in shipped("init").items()}
+    assert used.pop("torch") == ["head"]
+    assert all(rules == ["roles", "head"] for rules in used.values())
+
+
+def test_selectors_settings_roles_and_expressions_are_all_named() -> None:
+    rows = {spans(row["selector"])[0]: row for row in table("selector")}
+    assert tuple(rows) == SELECTORS
+    assert tuple(spans(rows["role"]["holds where"])) == ROLES
+    (settings,) = (line for line in README.splitlines() if line.startswith("- **Settings**"))
+    assert tuple(spans(settings))[: len(SETTINGS)] == SETTINGS
+    (numbers,) = (line for line in README.splitlines() if line.startswith("- **A number may be an expression**"))
+    known = {*expressions.VARIABLES, *expressions.FUNCTIONS, *expressions.CONSTANTS}
+    assert set(spans(numbers)[:-1]) == known
+
+
+def test_examples_in_yaml_are_of_the_form_that_is_asked_for() -> None:
+    examples = [block for block in BLOCKS if block.language == "yaml" and block.file is None]
+    assert examples
+    for block in examples:
+        initconf.load({"defaults": ["he"], "rules": yaml.safe_load(block.text)})
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [{"targets": {"main": {}}}, {"layouts": {"a": {}}}, {"nonlinearity": "auto"}, {"compat": "torch"}, {"rng_device": "auto"}],
+    ids=lambda asked: next(iter(asked)),
+)
+def test_what_is_not_there_yet_is_refused_and_said(asked: dict[str, Any], application: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (key, value), said = next(iter(asked.items())), README.split("does not do yet.")[1].split("## ")[0]
+    assert f"- `{key}`" in said or f"- `{key}: {value}`" in said
+    net = _imported("model", application, monkeypatch).Net()
+    with pytest.raises(initconf.CompileError, match="yet|does not make"):
+        initconf.compile(net, {"defaults": ["he"], **asked})
+
+
+def _words(prefix: str) -> Iterator[str]:
+    for block in BLOCKS:
+        if block.language == "bash":
+            yield from (command.split("#")[0].strip() for command in commands(block) if command.startswith(prefix))
+
+
+def test_make_targets_extras_and_files_exist() -> None:
+    targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
+    named = [command.split()[1] for command in _words("make ")]
+    assert {"demo", "test"} <= set(named) <= set(targets)
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
+    assert set(re.findall(r"\[(\w+)\]'", README)) <= set(extras)
+    for file in spans(README.split("## Further")[1]):
+        assert (ROOT / file).is_file(), file

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from initconf import registry, sampling, walk
+from initconf import files, layouts, registry, sampling, walk
 from initconf.compiler import compile
 from initconf.errors import ApplyError, Problem
-from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault
+from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
 from initconf.loading import load
 from initconf.plan import Entry, Plan
 from initconf.report import Report
-from initconf.resets import reset_values
+from initconf.resets import reset_values, wide
 from initconf.survey import Found, parameters
 
 if TYPE_CHECKING:
     from torch import nn
 
 log = logging.getLogger("initconf")
+
+_RUNNING = ("running_mean", "running_var", "num_batches_tracked")
+"""The buffers that `reset_running_stats` of the norms of torch sets."""
 
 
 def initialize(
@@ -59,6 +63,8 @@ def initialize(
     for warning in plan.warnings:
         log.warning(warning)
     report = apply(model, plan, device=device, generator=generator)
+    for note in report.notes:
+        log.warning(note)
     return report.verify() if verify else report
 
 
@@ -87,37 +93,50 @@ def apply(
     _check(plan, found, device)
     if generator is not None and (refused := walk.refusals(plan)):
         raise ApplyError(refused)
-    notes = _materialise(found, device) if device is not None else ()
-    written: list[str] = []
-    for entry in plan.entries:
-        where = found[entry.name]
-        try:
-            if generator is not None:
-                walk.write(entry, where, generator)
-            else:
-                for leaf in entry.leaves():
-                    _write(leaf, where, plan.seed)
-        except Exception as error:  # whatever a module's reset or a user's function raises
-            done = f"{len(written)} of {len(plan.entries)} parameters were written before"
-            text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {done}"
-            raise ApplyError(Problem(text, entry.name, remedy="mend it and apply the plan again")) from error
-        written.append(entry.name)
+    notes = _materialise(model, found, device) if device is not None else ()
+    with _on_cpu():
+        for done, entry in enumerate(plan.entries):
+            where = _owner(entry, found)
+            try:
+                if generator is not None:
+                    walk.write(entry, where, generator)
+                else:
+                    for leaf in entry.leaves():
+                        _write(leaf, where, plan.seed)
+            except Exception as error:  # whatever a module's reset or a user's function raises
+                before = f"{done} of {len(plan.entries)} parameters were written before"
+                text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {before}"
+                raise ApplyError(Problem(text, entry.name, remedy="mend it and apply the plan again")) from error
     return Report(plan, model, time.perf_counter() - started, notes)
 
 
 def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
     problems = []
+    planned = {name for entry in plan.entries for name in (entry.name, *entry.aliases)}
+    ties: dict[int, set[str]] = {}
+    for name, where in found.items():
+        ties.setdefault(id(where.parameter), set()).add(name)
     for entry in plan.entries:
         if entry.name not in found:
             problems.append(Problem("the model has no such parameter", entry.name, remedy="compile the plan for this model"))
             continue
         parameter = found[entry.name].parameter
-        if tuple(parameter.shape) != entry.shape:
+        names, here = {entry.name, *entry.aliases}, ties[id(parameter)]
+        if names - here or (here - names) & planned:
+            others = ", ".join(sorted(names - here or here - names))
+            one, other = ("plan", "model") if names - here else ("model", "plan")
+            text = f"in the {one} it is tied to {others}, and in the {other} it is not"
+            problems.append(Problem(text, entry.name, remedy="compile the plan for this model"))
+        elif tuple(parameter.shape) != entry.shape:
             text = f"its shape is {tuple(parameter.shape)}, and the plan is for {entry.shape}"
             problems.append(Problem(text, entry.name, remedy="compile the plan for this model"))
         elif parameter.is_meta and device is None:
             problems.append(
                 Problem("it is on meta and has no memory", entry.name, remedy="say where it shall be: device='cpu'")
+            )
+        elif parameter.is_meta and any(isinstance(leaf.law, Keep) for leaf in entry.leaves()):
+            problems.append(
+                Problem("it is on meta and has no values to keep", entry.name, remedy="compile the plan for this model")
             )
         elif type(parameter.data) is not Tensor:
             problems.append(Problem(f"it is a {type(parameter.data).__name__}, which this version cannot write", entry.name))
@@ -125,7 +144,6 @@ def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
             problems.append(
                 Problem("several of its elements share memory (it is expanded)", entry.name, remedy="clone() it first")
             )
-    planned = {name for entry in plan.entries for name in (entry.name, *entry.aliases)}
     problems += [
         Problem("the plan does not know it", name, remedy="compile the plan for this model")
         for name in found
@@ -133,6 +151,23 @@ def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
     ]
     if problems:
         raise ApplyError(problems)
+
+
+@contextmanager
+def _on_cpu() -> Iterator[None]:
+    """Values are made in memory, also where `with torch.device("meta"):` says that new tensors go elsewhere."""
+    if torch.get_default_device().type == "cpu":
+        yield
+    else:
+        with torch.device("cpu"):
+            yield
+
+
+def _owner(entry: Entry, found: Mapping[str, Found]) -> Found:
+    """Of the owners of a tied parameter the one that gave it its role, and whose reset serves it."""
+    places = [found[name] for name in (entry.name, *entry.aliases)]
+    fitting = [p for p in places if layouts.find(p.module, p.place.attribute, p.parameter).role == entry.role]
+    return fitting[0] if entry.aliases and fitting else places[0]
 
 
 def _write(entry: Entry, where: Found, seed: int) -> None:
@@ -144,16 +179,23 @@ def _write(entry: Entry, where: Found, seed: int) -> None:
         part = part.narrow(entry.axis, entry.start, entry.shape[entry.axis])
     key = sampling.key(seed, entry.name, law.stream or entry.block)
     if isinstance(law, ModuleDefault):
-        whole = reset_values(law, where, _torch_seed(sampling.key(seed, entry.name)))
+        with _one_thread():
+            whole = reset_values(law, where, _torch_seed(sampling.key(seed, entry.name)))
         part.copy_(whole.narrow(entry.axis, entry.start, entry.shape[entry.axis]) if entry.block is not None else whole)
     elif isinstance(law, Custom):
-        fresh = torch.empty(entry.shape, dtype=part.dtype)
-        registry.find(law.name).fn(fresh, generator=torch.Generator().manual_seed(_torch_seed(key)), **dict(law.settings))
+        fresh = torch.full(entry.shape, torch.nan, dtype=wide(part))
+        with _one_thread():
+            registry.find(law.name).fn(fresh, generator=torch.Generator().manual_seed(_torch_seed(key)), **dict(law.settings))
+        if bool(torch.isnan(fresh).any()):
+            raise RuntimeError("it does not write every value of the tensor that it is given")
         part.copy_(fresh)
+    elif isinstance(law, Values):
+        part.copy_(files.contents(law.path)[law.key].read())
     elif isinstance(law, Constant):
         part.fill_(law.value)
     elif isinstance(law, Construction):
-        part.copy_(_one_thread(law, key, part.dtype))
+        with _one_thread():
+            part.copy_(sampling.construct(law, key, part.dtype))
     else:
         _elementwise(law, key, part)
     if entry.zero_row is not None:
@@ -169,12 +211,13 @@ def _elementwise(law: Law, key: bytes, part: Tensor) -> None:
         part.copy_(flat.view(part.shape))
 
 
-def _one_thread(law: Construction, key: bytes, dtype: torch.dtype) -> Tensor:
-    """A factorised law in one intra-op thread, so that its bits do not depend on how many there are."""
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """One intra-op thread, so that the bits of what sums in parallel do not depend on how many there are."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        return sampling.construct(law, key, dtype)
+        yield
     finally:
         torch.set_num_threads(threads)
 
@@ -183,25 +226,26 @@ def _torch_seed(key: bytes) -> int:
     return int.from_bytes(key[:8], "little") >> 1
 
 
-def _materialise(found: Mapping[str, Found], device: str | torch.device) -> tuple[str, ...]:
+def _materialise(model: nn.Module, found: Mapping[str, Found], device: str | torch.device) -> tuple[str, ...]:
     """Give memory to parameters and buffers that are on meta, ties kept; says which buffers have no values now."""
     twins: dict[int, Tensor] = {}
-    modules = {id(where.module): where.module for where in found.values()}
     for where in found.values():
         old = where.parameter
         if not old.is_meta:
             continue
         if id(old) not in twins:
-            twins[id(old)] = torch.nn.Parameter(torch.empty_like(old, device=device), requires_grad=old.requires_grad)
+            twin = torch.nn.Parameter(torch.empty_like(old, device=device), requires_grad=old.requires_grad)
+            twin.__dict__.update(old.__dict__)  # marks such as `_no_weight_decay`
+            twins[id(old)] = twin
         where.module._parameters[where.place.attribute] = where.parameter = twins[id(old)]  # type: ignore[assignment]
-    return tuple(note for module in modules.values() for note in _restore_buffers(module, device))
+    return tuple(note for path, module in model.named_modules() for note in _restore_buffers(path, module, device, twins))
 
 
-def _restore_buffers(module: nn.Module, device: str | torch.device) -> list[str]:
-    lost = [name for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta]
-    for name in lost:
-        module._buffers[name] = torch.empty_like(module._buffers[name], device=device)  # type: ignore[arg-type]
+def _restore_buffers(path: str, module: nn.Module, device: str | torch.device, twins: dict[int, Tensor]) -> list[str]:
+    lost = {name: buffer for name, buffer in module._buffers.items() if buffer is not None and buffer.is_meta}
+    for name, buffer in lost.items():
+        module._buffers[name] = twins.setdefault(id(buffer), torch.empty_like(buffer, device=device))
     if lost and callable(getattr(module, "reset_running_stats", None)):
         module.reset_running_stats()  # type: ignore[operator]
-        return []
-    return [f"the buffer {name} of {type(module).__name__} was on meta and has no values now" for name in lost]
+        lost = {name: buffer for name, buffer in lost.items() if name not in _RUNNING}
+    return [f"the buffer {f'{path}.{name}' if path else name} was on meta and has no values now" for name in lost]

@@ -135,7 +135,7 @@ class _Compilation:
 
     def _serves_whole(self, winner: int | None) -> bool:
         choice = self._choice(winner) if winner is not None else None
-        return choice is not None and choice.initializer.torch
+        return choice is not None and choice.initializer.whole
 
     def _leaf(self, site: Site, winner: int | None) -> Entry | None:
         if winner is None and site.role != "weight" and not self._kept(site):
@@ -158,7 +158,8 @@ class _Compilation:
             path = (
                 choice.path if winner is None or choice.path != "initializer" else f"rules.{self.matched.verdicts[winner].name}"
             )
-            self._add(path, f"{choice.initializer.name} cannot serve it: {error}", site, _other_initializer(site))
+            said = error.problems[0]
+            self._add(path, f"{choice.initializer.name} cannot serve it: {said.text}", site, said.remedy)
             return None
         if not kept:
             self.served.add(winner)
@@ -166,11 +167,16 @@ class _Compilation:
         return _entry(site, name, choice.initializer.name, settings, law, ())
 
     def _law(self, choice: Choice, site: Site, winner: int | None) -> tuple[dict[str, Any], Law]:
-        # Sites that look alike to an initializer receive the same law.
+        if not choice.initializer.shipped:  # a user's function may look at whatever a site has
+            settings = self._evaluate(choice, site)
+            return settings, choice.initializer.law(site, settings)
+        # Sites in which the shipped initializers see no difference receive the same law.
         alike = (
             winner,
             site.shape,
-            site.is_complex,
+            site.dtype,
+            site.block,
+            site.places[0].attribute,
             site.layout,
             site.fan_in,
             site.fan_out,
@@ -334,11 +340,3 @@ def _entry(
         site.layout.zero_row,
         site.layout.assumed,
     )
-
-
-def _other_initializer(site: Site) -> str | None:
-    if site.on_meta:
-        return "materialise the model first, or give it an initializer that writes values"
-    if site.ndim < 2:
-        return "give it an initializer of explicit scale, such as zeros or {name: normal, std: 0.02}"
-    return None

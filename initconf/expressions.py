@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import math
 import operator
+import warnings
 from collections.abc import Mapping
 from functools import lru_cache
 from typing import Any
@@ -43,10 +44,12 @@ def parse(text: str) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise InitConfError(f"the expression is longer than {_MAX_LENGTH} characters")
     try:
-        tree = ast.parse(text.strip(), mode="eval").body
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # what Python finds odd, such as `1or 2`, is refused below
+            tree = ast.parse(text.strip(), mode="eval").body
+        _check(tree, text)
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InitConfError(f"{text!r} is neither a number nor an expression") from None
-    _check(tree, text)
     return tree
 
 
@@ -57,8 +60,10 @@ def _check(node: ast.expr, text: str) -> None:
         case ast.Constant(value=int() | float()):
             return
         case ast.Name(id=name):
-            if name in _KNOWN and name not in FUNCTIONS:
+            if name in VARIABLES or name in CONSTANTS:
                 return
+            if name in FUNCTIONS:
+                raise InitConfError(f"{name!r} in {text!r} is a function: write {name}(...)")
             raise InitConfError(f"{name!r} in {text!r} is not known in expressions; {did_you_mean(name, _KNOWN)}")
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
             _check(operand, text)
@@ -69,7 +74,8 @@ def _check(node: ast.expr, text: str) -> None:
             return
         case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if args:
             if name not in FUNCTIONS:
-                raise InitConfError(f"{name!r} in {text!r} is not a function of expressions; {did_you_mean(name, FUNCTIONS)}")
+                known = f"a multiplication is written {name} * (...)" if name in _KNOWN else did_you_mean(name, FUNCTIONS)
+                raise InitConfError(f"{name!r} in {text!r} is not a function of expressions; {known}")
             for arg in args:
                 _check(arg, text)
             return
@@ -100,12 +106,27 @@ def evaluate(text: str, variables: Mapping[str, Any]) -> float:
     """
     tree = parse(text)
     try:
-        value = _value(tree, text, variables)
-    except (ArithmeticError, ValueError, TypeError, IndexError) as error:
+        value = _number(_value(tree, text, variables))
+    except _NoValue as error:
         raise InitConfError(f"{text!r} has no value here: {error}") from None
-    if isinstance(value, (complex, tuple)) or not math.isfinite(value):
+    if not math.isfinite(value):
         raise InitConfError(f"{text!r} has no finite value here: it gives {value}")
-    return float(value)
+    return value
+
+
+class _NoValue(Exception):
+    """Why an expression has no value."""
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, tuple):
+        raise _NoValue("shape is a tuple of numbers, not a number; shape[0] is its first")
+    if isinstance(value, complex):
+        raise _NoValue("a negative number has no such power")
+    try:
+        return float(value)
+    except OverflowError:
+        raise _NoValue("a number is too large") from None
 
 
 def _value(node: ast.expr, text: str, variables: Mapping[str, Any]) -> Any:
@@ -122,15 +143,40 @@ def _value(node: ast.expr, text: str, variables: Mapping[str, Any]) -> Any:
                 raise InitConfError(f"{text!r} uses {name}: {value}")
             return value
         case ast.UnaryOp(op=op, operand=operand):
-            return _UNARY[type(op)](_value(operand, text, variables))
+            return _UNARY[type(op)](_number(_value(operand, text, variables)))
         case ast.BinOp(op=op, left=left, right=right):
-            a, b = _value(left, text, variables), _value(right, text, variables)
-            if isinstance(op, ast.Pow) and abs(b) > _MAX_EXPONENT:
-                raise InitConfError(f"{text!r} raises to the power {b}; at most {_MAX_EXPONENT}")
             # As floats, so that repeated powers of integers overflow instead of filling the memory.
-            return _BINARY[type(op)](float(a), float(b))
+            a, b = _number(_value(left, text, variables)), _number(_value(right, text, variables))
+            if isinstance(op, ast.Pow) and abs(b) > _MAX_EXPONENT:
+                raise InitConfError(f"{text!r} raises to the power {b:g}; at most {_MAX_EXPONENT}")
+            return _computed(node, _BINARY[type(op)], a, b)
         case ast.Call(func=ast.Name(id=name), args=args):
-            return FUNCTIONS[name](*(_value(arg, text, variables) for arg in args))
+            values = [_value(arg, text, variables) for arg in args]
+            if name in ("min", "max"):
+                if len(values) == 1 and isinstance(values[0], tuple):  # the one place where the whole shape is a value
+                    values = list(values[0])
+                if not values:
+                    raise _NoValue("the shape has no axes")
+                return FUNCTIONS[name](map(_number, values))
+            return _computed(node, FUNCTIONS[name], *map(_number, values))
         case ast.Subscript(slice=index):
-            return variables["shape"][int(_value(index, text, variables))]
+            place = _number(_value(index, text, variables))
+            shape = _value(ast.Name(id="shape"), text, variables)
+            if not place.is_integer() or not -len(shape) <= place < len(shape):
+                raise _NoValue(f"shape[{place:g}] is not there: the shape is {shape}")
+            return shape[int(place)]
     raise AssertionError(ast.dump(node))  # parse() let nothing else through
+
+
+def _computed(node: ast.expr, function: Any, *values: float) -> Any:
+    try:
+        return function(*values)
+    except ZeroDivisionError:
+        raise _NoValue(f"{ast.unparse(node)} divides by zero") from None
+    except OverflowError:
+        raise _NoValue(f"{ast.unparse(node)} is too large") from None
+    except TypeError:
+        raise _NoValue(f"{ast.unparse(node)} has too many arguments") from None
+    except ValueError:
+        at = " and ".join(f"{value:g}" for value in values)
+        raise _NoValue(f"{ast.unparse(node)} is not defined at {at}") from None

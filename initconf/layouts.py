@@ -136,11 +136,12 @@ def _prelu(module: Any, name: str, parameter: Tensor) -> Layout | None:
 @layout("torch.nn.modules.rnn.RNNBase")
 @layout("torch.nn.modules.rnn.RNNCellBase")
 def _recurrent(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    kind = next(
-        (kind for kind in GATES if type(module).__name__.startswith(kind) or getattr(module, "mode", "") == kind), "RNN"
-    )
     if name.startswith("weight_hr"):  # the projection of an LSTM with proj_size
         return Layout(role="weight")
+    if not name.startswith(("weight_ih", "weight_hh", "bias_ih", "bias_hh")):
+        return None
+    own = next(cls.__name__ for cls in type(module).__mro__ if cls.__module__ == "torch.nn.modules.rnn")
+    kind = next((kind for kind in ("LSTM", "GRU") if own.startswith(kind) or getattr(module, "mode", "") == kind), "RNN")
     role = "recurrent" if name.startswith("weight_hh") else "weight" if name.startswith("weight") else "bias"
     carrier = name.replace("bias", "weight") if role == "bias" else None
     return Layout(role=role, block_names=GATES[kind], fans_of=carrier)  # type: ignore[arg-type]
@@ -156,6 +157,14 @@ def _attention(module: Any, name: str, parameter: Tensor) -> Layout | None:
     if name == "in_proj_bias":
         return Layout(role="bias", block_names=qkv, fans_of="in_proj_weight" if module.in_proj_weight is not None else None)
     return Layout(role="bias") if name in ("bias_k", "bias_v") else None
+
+
+@layout("GemmaRMSNorm")
+@layout("Gemma2RMSNorm")
+@layout("Gemma3RMSNorm")
+def _one_plus(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    # They multiply by 1 + weight, which so starts at 0.
+    return Layout(role="norm_shift") if name == "weight" else None
 
 
 # --- what is assumed of others ---------------------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ def check(kind: Kind, text: str) -> None:
     for low, high in re.findall(r"\{\s*(\d*)\s*(?:,\s*(\d*)\s*)?\}", text):
         bounds *= max(*(int(number[:12] or 0) for number in (low, high)), 1)
     if bounds > _MAX_REPEATS:
-        raise InitConfError(f"the repetitions of the pattern multiply to {bounds}; at most {_MAX_REPEATS}")
+        raise InitConfError(f"the repetitions of the pattern multiply to more than {_MAX_REPEATS}")
     if bounds * len(text) > _MAX_SIZE:
         raise InitConfError("the pattern does not compile: it is too large or too deeply nested")
     try:
@@ -80,6 +80,18 @@ def check(kind: Kind, text: str) -> None:
         raise InitConfError(f"the pattern does not compile: {error}") from None
     except (RecursionError, OverflowError, MemoryError):
         raise InitConfError("the pattern does not compile: it is too large or too deeply nested") from None
+
+
+def substitute(pattern: str, replacement: str, text: str) -> str:
+    r"""The text with every match replaced; `\1` in the replacement is the first group. Only patterns that RE2 takes.
+
+    Raises InitConfError for a pattern or a replacement that RE2 refuses.
+    """
+    try:
+        return str(re2.compile(pattern, _options()).sub(replacement, text))
+    except re2.error as error:
+        said = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
+        raise InitConfError(f"{pattern!r} cannot be replaced by {replacement!r}: {said}") from None
 
 
 def _anchor(kind: Kind) -> str:
@@ -147,6 +159,8 @@ def _timed(kind: Kind, text: str, names: Sequence[str]) -> dict[int, Any]:
                 raise TimeoutError
             if matched := apply(name, timeout=left):
                 found[n] = matched
+    except MemoryError:
+        raise InitConfError(f"the pattern {text!r} needs too much memory") from None
     except TimeoutError:
         raise InitConfError(
             f"the pattern {text!r} took more than {_SECONDS:g} s over {len(names)} names; write it without nested "

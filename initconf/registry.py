@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from initconf.errors import InitConfError, did_you_mean
-from initconf.laws import Construction, Custom, Keep, Law, ModuleDefault
+from initconf.laws import Construction, Custom, Keep, Law, ModuleDefault, Values
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -53,7 +53,14 @@ class Initializer:
     explicit_scale: bool = False
     """Whether its scale is explicit, so that the spec's gain does not reach into a rule that names it."""
     torch: bool = False
-    """Whether it is a function of `torch.nn.init`: it takes nothing from the spec, and whole parameters, not their blocks."""
+    """Whether it is a function of `torch.nn.init`, which takes nothing from the spec."""
+    whole: bool = False
+    """Whether it takes whole parameters, not their blocks."""
+
+    @property
+    def shipped(self) -> bool:
+        """Whether it is one of initconf's own."""
+        return self.fn.__module__.startswith(_SHIPPED)
 
     def validate(self, given: Mapping[str, Any]) -> tuple[dict[str, Any], list[tuple[str, str]]]:
         """The arguments in their declared types, and the problems as (argument, text)."""
@@ -84,7 +91,7 @@ class Initializer:
 
 def _unfit(law: Law, site: Any) -> str | None:
     """Why a law cannot be written into a parameter, so that it is said before anything is written; None where it can."""
-    if isinstance(law, (Keep, ModuleDefault, Custom)):
+    if isinstance(law, (Keep, ModuleDefault, Values, Custom)):
         return None
     if not (law.elementwise or isinstance(law, Construction)):
         return f"{type(law).__name__} is not a law of a single parameter"
@@ -92,6 +99,8 @@ def _unfit(law: Law, site: Any) -> str | None:
         return f"the law is for the shape {shape}, and the parameter has {site.shape}"
     if law.mean is None or law.std is None:
         return None
+    if law.elementwise and law.per_value == 1 and law.std and getattr(site, "is_complex", False):
+        return f"{type(law).__name__} has real values, and the parameter is complex"
     if not (math.isfinite(law.mean) and math.isfinite(law.std) and law.std >= 0):
         return f"its law has mean {law.mean:g} and standard deviation {law.std:g}"
     import torch
@@ -115,12 +124,24 @@ _broken: dict[str, str] = {}
 def register(fn: F, /) -> F: ...
 @overload
 def register(
-    name: str | None = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False, torch: bool = False
+    name: str | None = None,
+    /,
+    *,
+    aliases: tuple[str, ...] = (),
+    explicit_scale: bool = False,
+    torch: bool = False,
+    whole: bool = False,
 ) -> Callable[[F], F]: ...
 
 
 def register(
-    name_or_fn: Any = None, /, *, aliases: tuple[str, ...] = (), explicit_scale: bool = False, torch: bool = False
+    name_or_fn: Any = None,
+    /,
+    *,
+    aliases: tuple[str, ...] = (),
+    explicit_scale: bool = False,
+    torch: bool = False,
+    whole: bool = False,
 ) -> Any:
     """Register an initializer: as a decorator, bare or with a name, or called on a function.
 
@@ -134,13 +155,16 @@ def register(
     >>> initconf.compile(model, {"defaults": ["he"], "initializer": "half_he"})["0.weight"].law.std
     0.5
 
+    The marks are for the shipped ones: other names; a scale that the spec's gain does not reach into; a function of
+    `torch.nn.init`; one that takes whole parameters instead of their blocks.
+
     Raises InitConfError for a name that is taken and for a signature that cannot be configured.
     """
 
     def add(fn: Callable[..., Any], name: str) -> Any:
         if not fn.__module__.startswith(_SHIPPED):
             _load()  # so that a name of the shipped ones is refused here, and not when they are loaded
-        entry = _inspect(name, fn, explicit_scale, torch)
+        entry = _inspect(name, fn, explicit_scale, torch, whole or torch)
         for taken in (name, *aliases):
             if taken in _registered or taken in _aliases:
                 raise InitConfError(f"an initializer named {taken!r} is already registered")
@@ -203,7 +227,7 @@ def _load() -> None:
             _broken[entry.name] = f"the initializer {entry.name!r} of {entry.value} cannot be used: {error}"
 
 
-def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool, torch: bool) -> Initializer:
+def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool, torch: bool, whole: bool) -> Initializer:
     try:
         parameters = list(inspect.signature(fn).parameters.values())
     except ValueError as error:  # some functions written in C
@@ -232,7 +256,7 @@ def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool, torch: boo
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=None if _owns_config(hint) else _STRICT)
         numeric = any(_accepts(adapter, probe) for probe in _PROBES) and not _accepts(adapter, "x")
         arguments[p.name] = Argument(p.name, p.default, numeric, adapter.validate_python)
-    return Initializer(name, fn, arguments, first == "tensor", explicit_scale, torch)
+    return Initializer(name, fn, arguments, first == "tensor", explicit_scale, torch, whole)
 
 
 def _owns_config(hint: Any) -> bool:

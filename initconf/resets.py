@@ -19,15 +19,16 @@ def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator
 
     Raises RuntimeError where the reset leaves the parameter as it was.
     """
+    keyed = isinstance(random, int)
     blank: dict[int, object] = {
-        id(p): torch.nn.Parameter(torch.full_like(p, torch.nan, device="cpu"))
+        id(p): torch.nn.Parameter(torch.full_like(p, torch.nan, device="cpu", dtype=wide(p) if keyed else p.dtype))
         for p in where.module.parameters()
         if p.is_floating_point() or p.is_complex()
     }
     twin = copy.deepcopy(where.module, blank)
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         if isinstance(random, int):
-            torch.manual_seed(random)
+            torch.default_generator.manual_seed(random)  # torch.manual_seed would seed the accelerators too
         else:
             torch.set_rng_state(random.get_state())
         getattr(twin, law.reset)()
@@ -37,3 +38,8 @@ def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator
     if bool(torch.isnan(values).any()):
         raise RuntimeError(f"{type(where.module).__name__}.{law.reset} does not set {where.place.attribute}")
     return values
+
+
+def wide(parameter: Tensor) -> torch.dtype:
+    """Half precision is cast from float32, like all values that initconf makes."""
+    return torch.float32 if parameter.is_floating_point() and parameter.element_size() < 4 else parameter.dtype

@@ -7,11 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from initconf.errors import InitConfError
+from initconf.errors import InitConfError, Problem
 from initconf.spec import Role
 
 HAS_NO_FANS = ("bias", "norm_scale", "norm_shift", "gate_scale", "state", "other", "position")
 """Roles that nothing is summed over."""
+
+
+EXPLICIT = "give it an initializer of explicit scale, such as zeros or {name: normal, std: 0.02}"
 
 
 @dataclass(frozen=True)
@@ -157,7 +160,8 @@ class Site:
         weight's fans for expressions only).
         """
         if self.role in HAS_NO_FANS or self.fan_in is None or self.fan_out is None:
-            raise InitConfError(f"a {self.ndim}-D tensor of role {self.role} has no fans to scale by")
+            text = f"a {self.ndim}-D tensor of role {self.role} has no fans to scale by"
+            raise InitConfError(Problem(text, remedy=EXPLICIT))
         fans = {
             "fan_in": self.fan_in,
             "fan_out": self.fan_out,

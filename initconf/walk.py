@@ -11,7 +11,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from initconf import laws, registry
+from initconf import files, laws, registry
 from initconf.errors import Problem
 from initconf.plan import Entry, Plan
 from initconf.resets import reset_values
@@ -25,6 +25,7 @@ _BY_LAW = (
     laws.TruncatedNormal,
     laws.Orthogonal,
     laws.ModuleDefault,
+    laws.Values,
     laws.Custom,
 )
 
@@ -59,6 +60,8 @@ def write(entry: Entry, where: Found, generator: torch.Generator) -> None:
         nn.init.trunc_normal_(target, mean, std, *law.bounds, generator=generator)
     elif isinstance(law, laws.Orthogonal):
         nn.init.orthogonal_(target, law.gain, generator=generator)
+    elif isinstance(law, laws.Values):
+        target.copy_(files.contents(law.path)[law.key].read())
     elif isinstance(law, laws.Custom):
         registry.find(law.name).fn(target, generator=generator, **dict(law.settings))
 

@@ -14,7 +14,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 # A file imports only from those that stand before it. A name that ends in "/" is a folder, whose files are free among
 # themselves as long as they do not go round in circles.
 ORDER = """
-    errors expressions patterns laws/ quadrature curves callables activations
+    errors files expressions patterns laws/ quadrature curves callables activations
     spec registry
     sites layouts survey
     initializers/

@@ -14,7 +14,6 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -41,7 +40,6 @@ class Block:
     language: str
     text: str
     line: int
-    section: str
     file: str | None
     output: str | None
     """The `text` block that follows."""
@@ -49,11 +47,9 @@ class Block:
 
 def _blocks() -> list[Block]:
     found: list[Block] = []
-    section, before, lines = "", "", README.splitlines()
+    before, lines = "", README.splitlines()
     numbers = iter(range(len(lines)))
     for n in numbers:
-        if lines[n].startswith("## "):
-            section = lines[n][3:]
         if lines[n].startswith("```"):
             language = lines[n][3:]
             end = lines.index("```", n + 1)
@@ -61,9 +57,9 @@ def _blocks() -> list[Block]:
             named = re.fullmatch(r"`([^`]+)`", before)
             if language == "text" and lines[n - 1] == "```":
                 last = found.pop()
-                found.append(Block(last.language, last.text, last.line, last.section, last.file, text))
+                found.append(Block(last.language, last.text, last.line, last.file, text))
             else:
-                found.append(Block(language, text, n + 1, section, named[1] if named else None, None))
+                found.append(Block(language, text, n + 1, named[1] if named else None, None))
             next(itertools.islice(numbers, end - n - 1, None), None)
             before = ""
         elif lines[n].strip():
@@ -73,7 +69,7 @@ def _blocks() -> list[Block]:
 
 BLOCKS = _blocks()
 FILES = {block.file: block.text for block in BLOCKS if block.file}
-SCRIPTED = list(dict.fromkeys(block.section for block in BLOCKS if block.language == "bash"))
+SCRIPTS = [block for block in BLOCKS if block.language == "bash"]
 
 
 def commands(block: Block) -> list[str]:
@@ -113,7 +109,8 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def run(command: str, where: Path) -> subprocess.CompletedProcess[str]:
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1"}
+    # Several processes with several threads each on few cores wait for each other: 20 s instead of 2 for a small model.
+    environment = {**os.environ, "PATH": path, "PYTHONDONTWRITEBYTECODE": "1", "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     return subprocess.run(
         ["bash", "-c", command], cwd=where, env=environment, capture_output=True, text=True, timeout=120, check=False
@@ -133,25 +130,24 @@ def test_the_readme_is_read_as_it_is_meant() -> None:
         assert README.count(long) >= 1
 
 
-@pytest.mark.parametrize("section", SCRIPTED)
-def test_the_commands_do_what_they_say(section: str, application: Path) -> None:
-    for block in BLOCKS:
-        if block.section != section or block.language != "bash":
+@pytest.mark.parametrize("script", SCRIPTS, ids=lambda block: f"line-{block.line}")
+def test_the_commands_do_what_they_say(script: Block, application: Path) -> None:
+    done = None
+    for command in commands(script):
+        if command.startswith(ELSEWHERE):
             continue
-        for command in commands(block):
-            if command.startswith(ELSEWHERE):
-                continue
-            for long, short in SHORTER.items():
-                command = command.replace(long, short)
-            refusal = re.search(r"# refused: (.*)$", command)
-            done = run(command, application)
-            assert done.returncode == (1 if refusal else 0), f"{command}\n{done.stdout}{done.stderr}"
-            if refusal:
-                assert refusal[1] in done.stderr, f"{command}\n{done.stderr}"
-            else:
-                assert "Warning" not in done.stderr, f"{command}\n{done.stderr}"
-        if block.output is not None:
-            assert settled(done.stdout) == settled(block.output)
+        for long, short in SHORTER.items():
+            command = command.replace(long, short)
+        refusal = re.search(r"# refused: (.*)$", command)
+        done = run(command, application)
+        assert done.returncode == (1 if refusal else 0), f"{command}\n{done.stdout}{done.stderr}"
+        if refusal:
+            assert refusal[1] in done.stderr, f"{command}\n{done.stderr}"
+        else:
+            assert "Warning" not in done.stderr, f"{command}\n{done.stderr}"
+    if script.output is not None:
+        assert done is not None
+        assert settled(done.stdout) == settled(script.output)
 
 
 def test_an_override_changes_what_it_says_and_nothing_else(application: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,7 +161,7 @@ def test_an_override_changes_what_it_says_and_nothing_else(application: Path, mo
         now = spec(*overrides)
         return {name: now[name][1] / plain[name][1] for name in plain if now[name] != plain[name]}
 
-    typed = [c for block in BLOCKS if block.section == "A training script" and block.language == "bash" for c in commands(block)]
+    typed = [command for script in SCRIPTS for command in commands(script)]
     net = _imported("model", application, monkeypatch).Net()
     plain = spec()
     for override in (
@@ -267,7 +263,9 @@ def test_examples_in_yaml_are_of_the_form_that_is_asked_for() -> None:
     [{"targets": {"main": {}}}, {"layouts": {"a": {}}}, {"nonlinearity": "auto"}, {"compat": "torch"}, {"rng_device": "auto"}],
     ids=lambda asked: next(iter(asked)),
 )
-def test_what_is_not_there_yet_is_refused_and_said(asked: dict[str, Any], application: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_is_not_there_yet_is_refused_and_said(
+    asked: dict[str, Any], application: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (key, value), said = next(iter(asked.items())), README.split("does not do yet.")[1].split("## ")[0]
     assert f"- `{key}`" in said or f"- `{key}: {value}`" in said
     net = _imported("model", application, monkeypatch).Net()
@@ -275,15 +273,9 @@ def test_what_is_not_there_yet_is_refused_and_said(asked: dict[str, Any], applic
         initconf.compile(net, {"defaults": ["he"], **asked})
 
 
-def _words(prefix: str) -> Iterator[str]:
-    for block in BLOCKS:
-        if block.language == "bash":
-            yield from (command.split("#")[0].strip() for command in commands(block) if command.startswith(prefix))
-
-
 def test_make_targets_extras_and_files_exist() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
-    named = [command.split()[1] for command in _words("make ")]
+    named = [command.split()[1] for script in SCRIPTS for command in commands(script) if command.startswith("make ")]
     assert {"demo", "test"} <= set(named) <= set(targets)
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["optional-dependencies"]
     assert set(re.findall(r"\[(\w+)\]'", README)) <= set(extras)

@@ -6,14 +6,14 @@ command computes its whole answer before a word of it is printed: where somethin
 
 from __future__ import annotations
 
-import os
 import sys
-from argparse import Action, ArgumentParser, Namespace, RawDescriptionHelpFormatter
+from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Any
 
 import initconf
 from initconf.errors import InitConfError
@@ -39,7 +39,7 @@ def _run(args: Namespace) -> int:
     stdout = sys.stdout
     try:
         # What the user's own modules print is not the answer.
-        with redirect_stdout(sys.stderr), _importable(os.getcwd()):
+        with redirect_stdout(sys.stderr), _importable(str(Path.cwd())):
             answer = getattr(import_module(f"initconf.cli.{home}"), name)(args)
     except Usage as error:
         args.parser.error(str(error))

@@ -8,6 +8,7 @@ import traceback
 from argparse import Namespace
 from collections.abc import Sequence
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -104,14 +105,14 @@ def build_model(args: Namespace) -> nn.Module:
             raise Usage(f"--model-arg: {path} is a module already and is not called")
         return found
     if not callable(found):
-        raise _wrong(args.model, f"{path} is a {type(found).__name__}, neither a module nor what makes one")
+        raise _wrong(args.model, f"{path} is neither a module nor what makes one: its type is {type(found).__name__}")
     try:
         made = found(**arguments)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and may raise anything
         raise _wrong(args.model, f"building it failed: {_brief(error)}", source=_place(error)) from None
     if not isinstance(made, nn.Module):
         remedy = "name a class or a function that gives the module alone"
-        raise _wrong(args.model, f"{path}(...) gave a {type(made).__name__}, not a torch.nn.Module", remedy)
+        raise _wrong(args.model, f"{path}(...) gave no torch.nn.Module: its type is {type(made).__name__}", remedy)
     return made
 
 
@@ -169,7 +170,7 @@ def _brief(error: BaseException) -> str:
 
 def _place(error: BaseException) -> str | None:
     """Where an error came up: the innermost line of a file below the current directory."""
-    here = os.getcwd() + os.sep
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(here)]
+    here = f"{Path.cwd()}{os.sep}"
+    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(here) and f.filename != __file__]
     own = [f"{f.filename.removeprefix(here)}:{f.lineno}" for f in frames if "site-packages" not in f.filename]
     return own[-1] if own else None

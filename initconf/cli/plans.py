@@ -40,6 +40,8 @@ def plan(args: Namespace) -> Answer:
 
     made = compile_plan(build_model(args), spec)
     answer = _plan_answer(made) if saved is None else _difference(saved, made, (args.check, "now"))
+    if answer.code:
+        answer.parts = [*answer.parts, f"to accept it: initconf plan ... --save {args.check}"]
     if args.save is not None:
         _save(made, args.save)
         answer.notes.append(f"the plan is in {args.save}")
@@ -104,7 +106,7 @@ def _difference(first: Plan, second: Plan, sides: tuple[str, str]) -> Answer:
     if not rows:
         return Answer(head, [f"no difference: {second.summary()}"], second.warnings)
     titles = ["parameter", "what", *(sides if sides[0] != sides[1] else ("first", "second"))]
-    cells = [[name, what, *_told_apart(x, y)] for name, what, x, y in rows]
+    cells = [[name, what, *_told_apart(what, x, y)] for name, what, x, y in rows]
     total = len({leaf.label for made in (first, second) for leaf in made.leaves()})
     count = f"{len(names - {'seed'})} of {total} parameters differ"
     return Answer(head, [Grid(titles, cells, flow=(titles[2], titles[3])), count], second.warnings, code=1)
@@ -114,9 +116,7 @@ def _rows(name: str, what: str, mine: Any, other: Any) -> list[tuple[str, str, A
     """(parameter, field, first, second) of one difference; settings are taken apart, so that only what differs is shown."""
     if isinstance(mine, Mapping) and isinstance(other, Mapping):
         return [
-            row
-            for key in dict.fromkeys([*mine, *other])
-            for row in _rows(name, f"{what}.{key}", mine.get(key), other.get(key))
+            row for key in dict.fromkeys([*mine, *other]) for row in _rows(name, f"{what}.{key}", mine.get(key), other.get(key))
         ]
     # A saved plan has lists for tuples, which are no difference.
     x, y = _jsonable(mine), _jsonable(other)
@@ -131,8 +131,10 @@ def _jsonable(value: Any) -> Any:
     return [_jsonable(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
-def _told_apart(first: Any, second: Any) -> tuple[str, str]:
+def _told_apart(what: str, first: Any, second: Any) -> tuple[str, str]:
     """Two values as they are shown, in full where they would look alike."""
+    if what == "parameter":  # only one of the plans has it
+        return "there" if first else "-", "there" if second else "-"
     short = _shown(first), _shown(second)
     return short if short[0] != short[1] else (repr(first), repr(second))
 

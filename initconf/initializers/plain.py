@@ -17,6 +17,7 @@ from initconf.laws import (
     Normal,
     TruncatedNormal,
     Uniform,
+    truncated_moments,
 )
 from initconf.registry import register
 from initconf.sites import Site
@@ -54,20 +55,23 @@ def truncated_normal(
 
     With `absolute`, as in torch's `trunc_normal_`, `low` and `high` are values, and `mean` and `std` are the parent's. `gain`
     multiplies the std (and with `absolute` draws the bounds along, about the mean).
-    Raises InitConfError unless low < high.
+    Raises InitConfError unless low < high, and where nothing that can be computed is left between them.
     """
     if not low < high:
         raise InitConfError(f"low = {low:g} is not below high = {high:g}")
-    if not absolute:
-        return TruncatedNormal(mean, gain * std, low, high)
     if gain * std == 0:
         return Constant(mean)
-    low, high = (mean + gain * (bound - mean) for bound in (low, high))
-    if min(abs(low - mean), abs(high - mean)) / (gain * std) > 37 and (low > mean or high < mean):
+    below, above = ((low - mean) / std, (high - mean) / std) if absolute else (low, high)
+    if below > 37 or above < -37:
         raise InitConfError(
             f"nothing is left of the law between low = {low:g} and high = {high:g}: they lie over 37 sigmas from the mean"
         )
-    return TruncatedNormal.absolute(mean, gain * std, low, high)
+    if above - below < 1e-6:
+        raise InitConfError(f"between low = {low:g} and high = {high:g} lies less than a millionth of a sigma; take uniform")
+    if absolute:
+        shift, shrink = truncated_moments(below, above)
+        return TruncatedNormal(mean + gain * std * shift, gain * std * shrink, below, above)
+    return TruncatedNormal(mean, gain * std, below, above)
 
 
 @register("constant")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from initconf.errors import InitConfError
+from initconf.errors import InitConfError, Problem
 from initconf.laws import Keep, Law, ModuleDefault
 from initconf.registry import register
 from initconf.sites import Site
@@ -14,7 +14,8 @@ from initconf.sites import Site
 def keep(site: Site) -> Law:
     """The parameter keeps the values it has. Raises InitConfError on meta, where there are none."""
     if site.on_meta:
-        raise InitConfError("a parameter on meta has no values to keep")
+        remedy = "materialise the model first, or give it an initializer that writes values"
+        raise InitConfError(Problem("a parameter on meta has no values to keep", remedy=remedy))
     return Keep()
 
 

@@ -12,11 +12,11 @@ from typing import Annotated, Literal
 from pydantic import Field
 
 from initconf import activations
-from initconf.errors import InitConfError
+from initconf.errors import InitConfError, Problem
 from initconf.initializers.plain import Finite, NonNegative
 from initconf.laws import ComplexNormal, Constant, Dirac, Identity, Law, Normal, Orthogonal, Sparse, TruncatedNormal, Uniform
 from initconf.registry import register
-from initconf.sites import Site
+from initconf.sites import EXPLICIT, Site
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0, le=1)]
@@ -25,7 +25,7 @@ Share = Annotated[float, Field(ge=0, le=1)]
 def torch_fans(site: Site) -> tuple[int, int]:
     """(fan_in, fan_out) as torch counts them. Raises InitConfError for fewer than two axes."""
     if site.ndim < 2:
-        raise InitConfError(f"torch computes no fans for a {site.ndim}-D tensor")
+        raise InitConfError(Problem(f"torch computes no fans for a {site.ndim}-D tensor", remedy=EXPLICIT))
     receptive = math.prod(site.shape[2:])
     return site.shape[1] * receptive, site.shape[0] * receptive
 

@@ -103,28 +103,40 @@ def to_json(rows: Iterable[Row]) -> str:
 
 
 def render(rows: Iterable[Row]) -> Table:
-    """The ranked rows as a table for a terminal; a failed run shows its error where the others have their numbers."""
+    """The ranked rows as a table for a terminal; a failed run shows its error where the others have their numbers.
+
+    What all runs have in common stands in the title, so that the columns show in what they differ.
+    """
     ranked = table(rows)
-    several = len({row.get("dir") for row in ranked}) > 1
-    view = Table()
-    for name in (["run"] if several else []) + ["job", "model", "data", "init", "overrides"]:
-        view.add_column(name)
+    names = [key for key in ("dir", "num", "model", "data", "init") if len({str(row.get(key)) for row in ranked}) > 1]
+    first = ranked[0] if ranked else {}
+    same = [str(first[key]) for key in ("model", "data", "init") if key in first and key not in names]
+    shared = [override for override in _overrides(first) if all(override in _overrides(row) for row in ranked)]
+    failed = any(row["status"] != "completed" for row in ranked)
+
+    view = Table(title=Text(" ".join(same + shared)) if same + shared else None, title_justify="left")
+    for name in names:
+        view.add_column({"dir": "run", "num": "job"}.get(name, name))
+    view.add_column("overrides")
     for name in ("accuracy", "test loss", "train loss", "loss at start", "seconds"):
         view.add_column(name, justify="right")
-    if any(row["status"] != "completed" for row in ranked):
+    if failed:
         view.add_column("error", style="red")
     for row in ranked:
         metrics = row.get("metrics") or {}
-        cells = [str(row.get("dir"))] if several else []
-        cells += [str(row.get(key, "")) for key in ("num", "model", "data", "init")]
-        cells.append(" ".join(row.get("overrides") or []))
+        cells = [str(row.get(name, "")) for name in names]
+        cells.append(" ".join(override for override in _overrides(row) if override not in shared))
         cells.append(_number(metrics, "test_accuracy", ".3f"))
         cells += [_number(metrics, key, ".4f") for key in ("test_loss", "train_loss", "initial_loss")]
         cells.append(_number(row, "seconds", ".1f"))
-        if row["status"] != "completed":
-            cells.append(str(row.get("error") or row["status"]))
+        if failed:
+            cells.append("" if row["status"] == "completed" else str(row.get("error") or row["status"]))
         view.add_row(*map(Text, cells))  # Text: an override such as rules=[roles] is no markup
     return view
+
+
+def _overrides(row: Row) -> list[str]:
+    return row.get("overrides") or []
 
 
 def _number(values: Mapping[str, Any], key: str, form: str) -> str:

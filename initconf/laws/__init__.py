@@ -34,7 +34,7 @@ from initconf.laws.elementwise import (
     Uniform,
     truncated_moments,
 )
-from initconf.laws.others import Blocks, Custom, Keep, ModuleDefault
+from initconf.laws.others import Blocks, Custom, Keep, ModuleDefault, Values
 
 __all__ = [
     "Blocks",
@@ -64,6 +64,7 @@ __all__ = [
     "Table",
     "TruncatedNormal",
     "Uniform",
+    "Values",
     "ZerO",
     "truncated_moments",
 ]

@@ -123,4 +123,6 @@ def _frozen(value: Any) -> Any:
 
 
 def _short(value: Any) -> str:
+    if isinstance(value, tuple) and len(value) > 6:
+        return f"{len(value)} values"
     return f"{value:.6g}" if isinstance(value, float) else str(value)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, ClassVar
 
+from initconf.errors import InitConfError
 from initconf.laws.base import Bounds, Law
 
 if TYPE_CHECKING:
@@ -157,7 +158,11 @@ def truncated_moments(low: float, high: float) -> tuple[float, float]:
 
     >>> truncated_moments(-2.0, 2.0)[1]
     0.8796256610342398
+
+    Raises InitConfError for windows past 37 sigmas, where no float64 is left, and for those under a millionth of a sigma.
     """
+    if low > 37 or high < -37 or not high - low >= 1e-6:
+        raise InitConfError(f"between {low:g} and {high:g} sigmas nothing of a normal law is left that can be computed")
     if low == -math.inf and high == math.inf:
         return 0.0, 1.0
     if low == -high and high >= 1:

@@ -39,6 +39,22 @@ class ModuleDefault(Law):
 
 
 @dataclass(frozen=True)
+class Values(Law):
+    """The tensor `key` of a file; of a `.npy` file the key is empty."""
+
+    path: str
+    key: str
+
+    @property
+    def mean(self) -> None:
+        return None
+
+    @property
+    def std(self) -> None:
+        return None
+
+
+@dataclass(frozen=True)
 class Custom(Law):
     """A user's registered function `fn(tensor, generator=..., **settings)`, called by its registered name."""
 

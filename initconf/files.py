@@ -1,0 +1,132 @@
+"""Tensors in files: `.npy`, safetensors (also sharded, by their index) and torch files. Reading runs no code."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from initconf.errors import InitConfError
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor in a file: known without being read."""
+
+    shape: tuple[int, ...]
+    dtype: str
+    """As torch prints it, without the prefix: `float32`."""
+    read: Callable[[], Tensor]
+
+
+def contents(path: str) -> Mapping[str, Stored]:
+    """The tensors of a file by name; that of a `.npy` file has the empty name.
+
+    Args:
+        path: `.npy`, `.safetensors`, `.safetensors.index.json`, or a file that `torch.save` wrote, holding a mapping of tensors
+            (or a mapping with one such under `state_dict` or `model`).
+
+    Raises InitConfError for a file that is missing, of another kind, damaged, or that holds pickled code.
+    """
+    file = Path(path).expanduser()
+    try:
+        stat = file.stat()
+    except (OSError, ValueError):
+        raise InitConfError(f"there is no file {path}") from None
+    if not file.is_file():
+        raise InitConfError(f"{path} is not a file")
+    return _contents(str(file), stat.st_mtime_ns, stat.st_size)
+
+
+@lru_cache(maxsize=4)
+def _contents(path: str, changed: int, size: int) -> Mapping[str, Stored]:
+    if path.endswith(".npy"):
+        return _npy(path)
+    if path.endswith(".safetensors"):
+        return _safetensors(path)
+    if path.endswith(".index.json"):
+        return _index(path)
+    return _torch(path)
+
+
+def _npy(path: str) -> Mapping[str, Stored]:
+    import numpy as np
+    import torch
+
+    try:
+        array = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InitConfError(f"{path} cannot be read: {_first(error)}") from None
+    if array.dtype.kind not in "fciub":
+        raise InitConfError(f"{path} holds {array.dtype}, not numbers")
+    return {"": Stored(tuple(array.shape), array.dtype.name, lambda: torch.from_numpy(np.array(array)))}
+
+
+def _safetensors(path: str) -> Mapping[str, Stored]:
+    try:
+        from safetensors import SafetensorError, safe_open
+    except ImportError:
+        raise InitConfError(f"{path} needs the package safetensors: pip install safetensors") from None
+
+    def reader(key: str) -> Callable[[], Tensor]:
+        def read() -> Tensor:
+            with safe_open(path, framework="pt") as file:
+                tensor: Tensor = file.get_tensor(key)
+                return tensor
+
+        return read
+
+    try:
+        with safe_open(path, framework="pt") as file:
+            parts = {key: file.get_slice(key) for key in file.keys()}  # noqa: SIM118 - not a mapping
+            return {key: Stored(tuple(s.get_shape()), _DTYPES.get(s.get_dtype(), "?"), reader(key)) for key, s in parts.items()}
+    except (SafetensorError, OSError) as error:
+        raise InitConfError(f"{path} cannot be read: {_first(error)}") from None
+
+
+def _index(path: str) -> Mapping[str, Stored]:
+    try:
+        where = json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
+        folder = Path(path).parent
+        # A file name, not a path: an index from elsewhere must not reach out of its folder.
+        shards = {name: contents(str(folder / Path(name).name)) for name in set(where.values())}
+        return {key: shards[name][key] for key, name in where.items()}
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InitConfError(f"{path} is not an index of safetensors files") from None
+
+
+def _torch(path: str) -> Mapping[str, Stored]:
+    import torch
+
+    try:
+        data = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError) as error:
+        raise InitConfError(f"{path} is not a file of plain tensors ({type(error).__name__}); nothing else is loaded") from None
+    for name in ("state_dict", "model"):
+        if isinstance(data, Mapping) and isinstance(data.get(name), Mapping):
+            data = data[name]
+    if not isinstance(data, Mapping) or not all(isinstance(key, str) for key in data):
+        raise InitConfError(f"{path} holds no mapping of names to tensors")
+
+    def keep(tensor: Tensor) -> Callable[[], Tensor]:
+        return lambda: tensor
+
+    tensors: dict[str, Any] = {key: value for key, value in data.items() if isinstance(value, torch.Tensor)}
+    return {k: Stored(tuple(t.shape), str(t.dtype).removeprefix("torch."), keep(t)) for k, t in tensors.items()}
+
+
+_DTYPES = {
+    "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
+    "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+}  # fmt: skip
+
+
+def _first(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

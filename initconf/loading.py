@@ -2,29 +2,30 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import hydra
-import yaml
-from hydra import compose, initialize_config_dir, initialize_config_module
+from hydra import compose
 from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
-from hydra.errors import HydraException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 from pydantic import ValidationError
 
+from initconf.composing import SHIPPED, absolute, hydra_of_our_own, hydra_problem, unknown
 from initconf.errors import Problem, SpecError, did_you_mean, near
-from initconf.provenance import OVERRIDE, PYTHON, Sources, collect, find
+from initconf.provenance import PYTHON, Sources, collect, find
 from initconf.provenance import label as shown
+from initconf.reading import first_line, plain, read
 from initconf.spec import SELECTORS, SETTINGS, InitSpec, Rule
 
-# Hydra 1.4 deprecates the argument that 1.3 warns about where it is missing.
-_HYDRA: dict[str, Any] = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
-_SHIPPED = "initconf.conf"
+_OWN = "__mapping__"
+"""The name under which a mapping is put before Hydra."""
+_WIDEST = 100
+"""How much of a value an error shows."""
 
 
 def load(
@@ -48,21 +49,22 @@ def load(
     >>> load("he", overrides=["gain=0.5"]).gain
     0.5
     """
+    lines = [absolute(override) for override in ([overrides] if isinstance(overrides, str) else overrides)]
     if isinstance(source, InitSpec):
-        return _bent(source, list(overrides), config_dir) if overrides else source
-    overrides = list(overrides)
-    try:
-        if isinstance(source, DictConfig):
-            return _from_node(source, overrides)
-        if isinstance(source, Mapping):
-            return _from_mapping(source, overrides, config_dir, label=None)
-        if isinstance(source, (str, Path)):
-            path = Path(source)
-            if path.suffix in (".yaml", ".yml") or _is_file(path):
-                return _from_mapping(_read(path), overrides, _home(path, config_dir), label=path)
-            return _composed(str(source), overrides, config_dir, None)
-    except RecursionError:
-        raise SpecError("the configuration is nested too deeply") from None
+        return _bent(source, lines, config_dir) if lines else source
+    if isinstance(source, DictConfig):
+        spec = _from_node(source)
+        return _bent(spec, lines, config_dir) if lines else spec
+    if isinstance(source, Mapping):
+        data = plain(source, "init")
+        return _from_data(data, lines, config_dir, PYTHON, data)
+    if isinstance(source, (str, Path)):
+        path = Path(source)
+        named = isinstance(source, Path) or path.suffix in (".yaml", ".yml")
+        if named or (_is_file(path) and source not in schemes(config_dir)):  # a stray file `he` does not hide the scheme
+            data, text = read(path)
+            return _from_data(data, lines, _home(path, config_dir), shown(path), text)
+        return _composed(source, lines, config_dir, {})
     raise SpecError(
         Problem(
             f"a {type(source).__name__} is not a spec",
@@ -73,20 +75,19 @@ def load(
 
 def schemes(config_dir: str | Path | None = None) -> list[str]:
     """The names of the schemes that `load` finds, sorted."""
-    with _hydra(config_dir):
-        return sorted(GlobalHydra.instance().config_loader().get_group_options("init"))
+    with hydra_of_our_own(config_dir) as loader:
+        return sorted(loader.get_group_options("init"))
 
 
 def rule_files(config_dir: str | Path | None = None) -> list[str]:
     """The names of the rule files that `init/rules=[...]` finds, sorted."""
-    with _hydra(config_dir):
-        return sorted(GlobalHydra.instance().config_loader().get_group_options("init/rules"))
+    with hydra_of_our_own(config_dir) as loader:
+        return sorted(loader.get_group_options("init/rules"))
 
 
 def catalogue(group: str, config_dir: str | Path | None = None) -> dict[str, tuple[str, str]]:
     """The configurations of a group (`init` or `init/rules`) by name, sorted: where each stands, and its text."""
-    with _hydra(config_dir):
-        loader = GlobalHydra.instance().config_loader()
+    with hydra_of_our_own(config_dir) as loader:
         found = {name: find(loader, f"{group}/{name}") for name in sorted(loader.get_group_options(group))}
     return {name: place for name, place in found.items() if place is not None}
 
@@ -112,152 +113,127 @@ def load_application(
         there = [path.stem for path in folder.glob("*.yaml")]
         raise SpecError(Problem("there is no such configuration", "--config-name", repr(name), None, did_you_mean(name, there)))
     typed, prefix = list(overrides), tuple(node.split("."))
-    with initialize_config_dir(str(folder), **_HYDRA):
+    with hydra_of_our_own(folder) as loader:
         try:
             whole = compose(name, typed)
-            sources = collect(GlobalHydra.instance().config_loader(), name, typed, prefix, {})
-        except yaml.MarkedYAMLError as error:
-            raise SpecError(_yaml_problem(error, "init")) from None
-        except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise SpecError(_hydra_problem(error, typed, None)) from None
+            sources = collect(loader, name, typed, prefix, {})
+        except Exception as error:  # noqa: BLE001 - as in `_composed`
+            raise SpecError(hydra_problem(error, typed, loader, {})) from None
     try:
         part = OmegaConf.select(whole, node)
-    except OmegaConfBaseException as error:
-        raise SpecError(Problem(_first_line(error), node)) from None
+    except Exception as error:  # noqa: BLE001 - an interpolation may call any resolver of the application
+        raise SpecError(Problem(first_line(error), node)) from None
     if not isinstance(part, DictConfig):
         there = [str(key) for key in whole]
         raise SpecError(Problem(f"the configuration {name!r} has no such node", node, remedy=did_you_mean(node, there)))
-    return validate(_resolve(part, node), sources)
+    return _validated(part, sources)
 
 
 # --- the ways in -----------------------------------------------------------------------------------------------------------
 
 
-def _bent(spec: InitSpec, overrides: list[str], config_dir: str | Path | None) -> InitSpec:
-    bent = load(spec.model_dump(exclude_none=True, mode="json", warnings=False), overrides, config_dir=config_dir)
-    # What the overrides leave alone still comes from where the spec had it.
-    if (known := spec._sources) is not None and known.prefix == bent._sources.prefix:
-        bent._sources.files = known.files
-        bent._sources.overrides = [*known.overrides, *bent._sources.overrides]
-    else:
-        bent._sources.files = []
+def _bent(spec: InitSpec, lines: list[str], config_dir: str | Path | None) -> InitSpec:
+    """A spec with overrides. What they leave alone still comes from where the spec had it."""
+    data = plain(_literal(spec.model_dump(exclude_unset=True, warnings=False)), "init")
+    bent = _composed(data, lines, config_dir, {})
+    known = spec._sources or Sources()
+    same = known.prefix == bent._sources.prefix
+    bent._sources.files = known.files if same else []
+    bent._sources.overrides = [*(known.overrides if same else ()), *bent._sources.overrides]
     return bent
 
 
-def _from_node(node: DictConfig, overrides: list[str]) -> InitSpec:
+def _literal(value: Any) -> Any:
+    """Values that are resolved already, so that what looks like an interpolation in them is not resolved again."""
+    if isinstance(value, dict):
+        return {key: _literal(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_literal(item) for item in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+
+
+def _from_node(node: DictConfig) -> InitSpec:
     try:
         full = node._get_full_key(None) or ""
-    except OmegaConfBaseException:
+    except Exception:  # noqa: BLE001 - OmegaConf's own bookkeeping, for the addresses of values only
         full = ""
     prefix = tuple(full.split(".")) if full else ()
-    data = _resolve(node, full or "init")
-    if overrides:
-        return _from_mapping(data, overrides, None, label=None)
     sources = Sources(prefix=prefix)
-    if HydraConfig.initialized() and GlobalHydra.instance().is_initialized():
+    if prefix and HydraConfig.initialized() and GlobalHydra.instance().is_initialized():
         running = HydraConfig.get()
         typed = [*running.overrides.hydra, *running.overrides.task]
         sources = collect(GlobalHydra.instance().config_loader(), running.job.config_name, typed, prefix, {})
-    return validate(data, sources)
+    return _validated(node, sources)
 
 
-def _from_mapping(data: Mapping[Any, Any], overrides: list[str], config_dir: str | Path | None, label: Path | None) -> InitSpec:
-    if "defaults" in data or overrides:
-        return _composed(dict(data), overrides, config_dir, label)
+def _from_data(
+    data: dict[str, Any], lines: list[str], config_dir: str | Path | None, label: str, content: str | Mapping[str, Any]
+) -> InitSpec:
+    """The spec of a file or a mapping, with all that its `defaults` name."""
+    if "defaults" in data or lines:
+        return _composed(data, lines, config_dir, {f"init/{_OWN}": (label, content)})
+    return _validated(_rooted(data, label), Sources([(label, ("init",), content)]))
+
+
+def _rooted(data: dict[str, Any], label: str) -> DictConfig:
+    """The node of a spec. Its interpolations may begin at the spec (`${gain}`) or at the configuration (`${init.gain}`)."""
     try:
-        node = OmegaConf.create(dict(data))
-    except (OmegaConfBaseException, ValueError, TypeError, yaml.YAMLError) as error:
-        raise SpecError(Problem(_first_line(error), path="init", source=shown(label) if label else None)) from None
-    sources = Sources(prefix=("init",))
-    if label:
-        sources.files.append((shown(label), ("init",), label.read_text(encoding="utf-8")))
-    return validate(_resolve(node, "init"), sources)
+        node = OmegaConf.create({**data, "init": data})._get_node("init")
+    except Exception as error:  # noqa: BLE001 - keys and strings may be anything that OmegaConf's grammar stumbles over
+        raise SpecError(Problem(first_line(error), "init", None, label)) from None
+    assert isinstance(node, DictConfig)
+    return node
 
 
 def _composed(
-    source: str | dict[Any, Any], overrides: list[str], config_dir: str | Path | None, label: Path | None
+    source: str | dict[str, Any],
+    lines: list[str],
+    config_dir: str | Path | None,
+    own: dict[str, tuple[str, str | Mapping[str, Any]]],
 ) -> InitSpec:
-    own: dict[str, tuple[str, str]] = {}
-    lines = [_absolute(o) for o in overrides]
+    """The spec that Hydra composes; `own` is where a mapping came from."""
+    label = next(iter(own.values()))[0] if own else None
     # `init=glorot` among the overrides chooses another scheme.
-    if chosen := [o for o in lines if o.startswith("init=")]:
-        source = chosen[-1].removeprefix("init=")
-        lines = [o for o in lines if not o.startswith("init=")]
-    with _hydra(config_dir) as extra:
-        loader = GlobalHydra.instance().config_loader()
-        store = ConfigStore.instance()
-        name = source if isinstance(source, str) else "__mapping__"
-        if isinstance(source, str):
-            known = loader.get_group_options("init")
-            if source not in known:
-                raise SpecError(_no_scheme(source, known))
-        else:
-            body = dict(source)
-            body["defaults"] = _defaults(body.get("defaults", []))
-            try:
-                made = OmegaConf.create(body)
-                text = label.read_text(encoding="utf-8") if label else OmegaConf.to_yaml(made)
-                own[f"init/{name}"] = (shown(label) if label else PYTHON, text)
-                store.store(group="init", name=name, node=made)
-            except (OmegaConfBaseException, ValueError, TypeError) as error:
-                raise SpecError(Problem(_first_line(error), path="init", source=shown(label) if label else None)) from None
+    for line in [line for line in lines if line.lstrip("+").startswith("init=")]:
+        source, lines = line.partition("=")[2].strip("'\""), [other for other in lines if other != line]
+    with hydra_of_our_own(config_dir) as loader:
+        store, name = ConfigStore.instance(), source if isinstance(source, str) else _OWN
+        extra = [f"hydra.searchpath=[pkg://{SHIPPED}]"] if config_dir is not None else []
         typed = [f"+init={name}", *extra, *lines]
         try:
+            if isinstance(source, str):
+                if source not in (known := loader.get_group_options("init")):
+                    raise SpecError(unknown("scheme", "init", source, known))
+            else:
+                body = {**source, "defaults": _defaults(source.get("defaults"), label)}
+                store.store(group="init", name=name, node=OmegaConf.create(body))
             node = compose(overrides=typed).get("init")
             sources = collect(loader, None, typed, ("init",), own)
-        except yaml.MarkedYAMLError as error:
-            raise SpecError(_yaml_problem(error, "init")) from None
-        except (HydraException, OmegaConfBaseException, ValueError, TypeError, AttributeError, AssertionError) as error:
-            raise SpecError(_hydra_problem(error, lines, shown(label) if label else None)) from None
+            data = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
+        except SpecError:
+            raise
+        except Exception as error:  # noqa: BLE001 - Hydra raises whatever it stumbles over
+            raise SpecError(hydra_problem(error, lines, loader, own)) from None
         finally:
-            store.repo.get("init", {}).pop("__mapping__.yaml", None)
-    if not isinstance(node, DictConfig):
-        raise SpecError(Problem("the spec is empty", path="init", remedy="choose a scheme: init=he"))
-    return validate(_resolve(node, "init"), sources)
+            store.repo.get("init", {}).pop(f"{_OWN}.yaml", None)
+    if not isinstance(data, dict):
+        raise SpecError(Problem("the spec is empty", "init", None, label, "choose a scheme: init=he"))
+    return _validated(_rooted(plain(data, "init"), label or "init"), sources)
 
 
-def _hydra(config_dir: str | Path | None) -> Any:
-    """A Hydra composition of its own, in which `init` is found; whatever application is running is put back afterwards."""
-    return _Hydra(config_dir)
-
-
-class _Hydra:
-    def __init__(self, config_dir: str | Path | None):
-        self.extra: list[str] = []
-        if config_dir is None:
-            self.inner: Any = initialize_config_module(_SHIPPED, **_HYDRA)
-            return
-        folder = Path(config_dir).absolute()
-        if not folder.is_dir():
-            raise SpecError(Problem("there is no such directory", path="--config-dir", value=str(config_dir)))
-        self.inner = initialize_config_dir(str(folder), **_HYDRA)
-        self.extra = [f"hydra.searchpath=[pkg://{_SHIPPED}]"]
-
-    def __enter__(self) -> list[str]:
-        self.inner.__enter__()
-        return self.extra
-
-    def __exit__(self, *exc: Any) -> None:
-        self.inner.__exit__(*exc)
-
-
-def _absolute(override: str) -> str:
-    """An override relative to the spec, as one of the whole configuration."""
-    match = OVERRIDE.fullmatch(override)
-    if match is None or not match["key"]:
-        return override
-    key = match["key"]
-    if key == "init" or key.startswith(("init.", "init/", "init@", "hydra.", "hydra/")) or "@init." in key:
-        return override
-    return f"{match['sign'] or ''}init.{key}{match['value'] or ''}"
-
-
-def _defaults(value: Any) -> list[Any]:
+def _defaults(value: Any, label: str | None) -> list[Any]:
     """The defaults list of a mapping, made so that overrides of any key work and the mapping's own keys win."""
-    entries = [value] if isinstance(value, str) else list(value)
-    base = {"optional schema@_here_": "base"}
-    based = base in entries or any(isinstance(e, str) and e != "_self_" for e in entries)  # a scheme brings the base itself
-    return [*([] if based else [base]), *entries, *([] if "_self_" in entries else ["_self_"])]
+    entries = [value] if isinstance(value, (str, dict)) else [] if value is None else value
+    if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
+        remedy = "write schemes and rule files: [he, {rules: [roles, head]}, _self_]"
+        raise SpecError(Problem("not a defaults list", "init.defaults", _shown(value), label, remedy))
+    # A scheme brings both itself; else they make keys known, and `init/rules=[...]` possible.
+    base, slot = {"optional schema@_here_": "base"}, {"rules": []}
+    front = []
+    if not any(isinstance(e, str) and e != "_self_" for e in entries):
+        named = {key for entry in entries if isinstance(entry, dict) for key in entry}
+        front = [item for item in (base, slot) if not named & set(item)]
+    return [*front, *entries, *([] if "_self_" in entries else ["_self_"])]
 
 
 def _home(path: Path, config_dir: str | Path | None) -> str | Path | None:
@@ -272,50 +248,32 @@ def _is_file(path: Path) -> bool:
         return False
 
 
-def _read(path: Path) -> dict[Any, Any]:
-    label = str(path)
-    try:
-        node = OmegaConf.load(path)
-    except FileNotFoundError:
-        raise SpecError(
-            Problem("there is no such file", path=label, remedy="a scheme by name has no suffix: init=he")
-        ) from None
-    except yaml.MarkedYAMLError as error:
-        raise SpecError(_yaml_problem(error, label)) from None
-    except (OSError, UnicodeError, ValueError, yaml.YAMLError, OmegaConfBaseException) as error:
-        raise SpecError(Problem(f"cannot be read: {_first_line(error)}", path=label)) from None
-    if not isinstance(node, DictConfig):
-        raise SpecError(Problem("not a mapping of settings", path=label))
-    return OmegaConf.to_container(node, resolve=False)  # type: ignore[return-value]
-
-
-def _yaml_problem(error: yaml.MarkedYAMLError, label: str) -> Problem:
-    mark = error.problem_mark
-    return Problem(
-        f"not YAML: {error.problem}", path=f"{mark.name if label == 'init' else label}:{mark.line + 1}" if mark else label
-    )
-
-
-def _resolve(node: DictConfig, where: str) -> dict[Any, Any]:
+def _resolve(node: DictConfig, sources: Sources) -> dict[str, Any]:
+    where = ".".join(sources.prefix)
     try:
         data = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except OmegaConfBaseException as error:
-        path = str(getattr(error, "full_key", "") or "")
-        path = path if path.split(".")[0] == where.split(".")[0] else ".".join(p for p in (where, path) if p)
-        remedy = "give it a value" if "missing" in _first_line(error).lower() else None
-        raise SpecError(Problem(_first_line(error), path=path, remedy=remedy)) from None
+    except Exception as error:  # noqa: BLE001 - an interpolation may call any resolver of the application
+        full = str(getattr(error, "full_key", None) or where)
+        path = full.removeprefix(f"{where}.") if full != where else ""
+        text, remedy = first_line(error), None
+        if isinstance(error, MissingMandatoryValue):
+            text, remedy = "it must be given a value, and has none (???)", f"write {full}=VALUE on the command line"
+        elif isinstance(error, InterpolationKeyError):
+            remedy = "${...} begins at the root of the whole configuration (${init.gain}), or is relative: ${.gain}"
+        raise SpecError(Problem(text, full or None, None, sources.of(path) if path else None, remedy)) from None
     if not isinstance(data, dict):
-        raise SpecError(Problem("the spec is empty", path=where, remedy="choose a scheme: init=he"))
-    return data
+        raise SpecError(Problem("the spec is empty", where or None, remedy="choose a scheme: init=he"))
+    return plain(data, where or "spec")  # type: ignore[no-any-return]
 
 
 # --- the boundary to pydantic ----------------------------------------------------------------------------------------------
 
 
-def validate(data: Mapping[Any, Any], sources: Sources) -> InitSpec:
-    """The spec of a resolved mapping; SpecError with every problem, each with its address."""
+def _validated(node: DictConfig, sources: Sources) -> InitSpec:
+    """The spec of a node; SpecError with every problem, each with its address."""
+    data = _resolve(node, sources)
     try:
-        spec = InitSpec.model_validate(dict(data))
+        spec = InitSpec.model_validate(data)
     except ValidationError as error:
         raise SpecError([_problem(e, data, sources) for e in error.errors(include_url=False)]) from None
     spec._sources = sources
@@ -325,7 +283,7 @@ def validate(data: Mapping[Any, Any], sources: Sources) -> InitSpec:
 
 def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
     path = ".".join(str(part) for part in error["loc"])
-    value = None if isinstance(error["input"], Mapping) else repr(error["input"])
+    value = None if isinstance(error["input"], Mapping) else _shown(error["input"])
     full = ".".join([*sources.prefix, path] if path else sources.prefix) or "spec"
     source = sources.of(path)
     if error["type"] == "initconf":
@@ -346,27 +304,6 @@ def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
     return Problem(error["msg"].lower(), full, value, source)
 
 
-def _no_scheme(name: str, known: Sequence[str]) -> Problem:
-    close = near(name, known, 1)
-    remedy = (f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(sorted(known))}"
-    return Problem("no scheme has this name", "init", repr(name), None, remedy)
-
-
-def _hydra_problem(error: Exception, overrides: list[str], label: str | None) -> Problem:
-    text = _first_line(error)
-    guilty = next(
-        (o for o in overrides if o in str(error) or (OVERRIDE.fullmatch(o) or {"key": ""})["key"].strip("+~") in text), None
-    )
-    remedy = None
-    if guilty and type(error).__name__ == "OverrideParseException":
-        return Problem(
-            f"the override does not parse: {text}",
-            source=f"override {guilty!r}",
-            remedy="single quotes for the shell, double quotes for Hydra: 'init.rules.x.match=\"^head\\.(a|b)$\"'",
-        )
-    return Problem(text, "init", None, f"override {guilty!r}" if guilty else label, remedy)
-
-
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(":") if lines else type(error).__name__
+def _shown(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
 
 PYTHON = "a mapping in Python"
@@ -21,8 +22,8 @@ OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]*)(?P<value>=.*)?", re.D
 class Sources:
     """The files that made a configuration, in merge order, and the overrides after them."""
 
-    files: list[tuple[str, tuple[str, ...], str]] = field(default_factory=list)
-    """(label, package, text of the YAML) of each file."""
+    files: list[tuple[str, tuple[str, ...], str | Mapping[str, Any]]] = field(default_factory=list)
+    """(label, package, text of the YAML) of each file; of a mapping in Python the mapping."""
     overrides: list[str] = field(default_factory=list)
     prefix: tuple[str, ...] = ("init",)
     """The path of the spec in the whole configuration."""
@@ -36,16 +37,16 @@ class Sources:
         """Every place that set a path relative to the spec, weakest first."""
         parts = (*self.prefix, *path.split(".")) if path else self.prefix
         found = []
-        for label, package, text in self.files:
-            if parts[: len(package)] == package and (line := _line(text, parts[len(package) :])):
-                found.append(label if label == PYTHON else f"{label}:{line}")
-        key = ".".join(parts)
-        for override in self.overrides:
-            match = OVERRIDE.fullmatch(override)
-            target = match["key"].strip() if match else ""
-            if target and (key == target or key.startswith(target + ".") or target.startswith(key + ".")):
-                found.append(f"override {override!r}")
-        return found
+        for label, package, content in self.files:
+            if parts[: len(package)] != package:
+                continue
+            rest = parts[len(package) :]
+            if isinstance(content, str):
+                if line := _line(content, rest):
+                    found.append(f"{label}:{line}")
+            elif rest and _holds(content, rest):
+                found.append(label)
+        return found + [f"override {override!r}" for override in self.overrides if _sets(override, parts)]
 
 
 def _line(text: str, path: Sequence[str]) -> int | None:
@@ -60,6 +61,34 @@ def _line(text: str, path: Sequence[str]) -> int | None:
     return line
 
 
+def _holds(data: Any, path: Sequence[str]) -> bool:
+    for part in path:
+        if not isinstance(data, Mapping) or part not in data:
+            return False
+        data = data[part]
+    return True
+
+
+def _sets(override: str, path: Sequence[str]) -> bool:
+    """Whether an override sets a path, something above it that holds it, or something below it."""
+    match = OVERRIDE.fullmatch(override)
+    target = match["key"].strip().split(".") if match else [""]
+    if target == [""]:
+        return False
+    if len(target) >= len(path):
+        return target[: len(path)] == list(path)
+    value = _value(override)
+    return target == list(path[: len(target)]) and (not isinstance(value, Mapping) or _holds(value, path[len(target) :]))
+
+
+@lru_cache(maxsize=512)
+def _value(override: str) -> Any:
+    try:
+        return OverridesParser.create().parse_override(override).value()
+    except Exception:  # noqa: BLE001 - the boundary to Hydra's internals, as below
+        return None
+
+
 @lru_cache(maxsize=64)
 def _tree(text: str) -> yaml.Node | None:
     """The nodes of a YAML text. Cached: whoever shows a whole spec asks once for each of its keys."""
@@ -67,7 +96,11 @@ def _tree(text: str) -> yaml.Node | None:
 
 
 def collect(
-    loader: Any, config_name: str | None, overrides: list[str], prefix: tuple[str, ...], own: dict[str, tuple[str, str]]
+    loader: Any,
+    config_name: str | None,
+    overrides: list[str],
+    prefix: tuple[str, ...],
+    own: Mapping[str, tuple[str, str | Mapping[str, Any]]],
 ) -> Sources:
     """Sources of what a Hydra loader composed; `own` maps config paths of mappings to their label and text.
 

@@ -6,7 +6,9 @@ the spec). Meaning (whether an initializer exists and takes an argument, whether
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -56,8 +58,10 @@ def _number(value: Any) -> Any:
             expressions.parse(value)
         except InitConfError as error:
             raise fail(str(error), 'write a number, or an expression such as "1/sqrt(2*n_layers)"') from None
-    elif value is not None and value != value:
-        raise fail("not a number")
+    elif isinstance(value, float) and not math.isfinite(value):
+        raise fail("not a finite number")
+    elif isinstance(value, int) and abs(value) > sys.float_info.max:
+        raise fail("the number is too large")
     return value
 
 
@@ -185,7 +189,7 @@ class Settings(BaseModel):
     )
     mode: Annotated[Mode | None, PlainValidator(_MODES)] = None
     distribution: Annotated[Distribution | None, PlainValidator(_DISTRIBUTIONS)] = None
-    gain: Annotated[float | str | None, PlainValidator(_number)] = None
+    gain: Annotated[int | float | str | None, PlainValidator(_number)] = None
     nonlinearity: Annotated[
         str | dict[str, Any] | None, PlainValidator(_named("nonlinearity", "{name: leaky_relu, negative_slope: 0.2}"))
     ] = None
@@ -231,20 +235,19 @@ class Rule(Settings):
         return self
 
 
-def _rules(value: Any) -> Any:
-    value = _mapping("rules")(value)
-    for name, rule in value.items():
-        if not isinstance(name, str) or not _RULE_NAME.fullmatch(name):
-            raise fail(
-                f"{name!r} is not a rule's name",
-                "letters, digits, _ and -, not a pattern: patterns stand in match, search or glob",
-            )
-        if not isinstance(rule, (Mapping, Rule, type(None))):
-            raise fail(
-                f"the rule {name!r} is not a mapping",
-                f"write {name}: {{glob: '...', initializer: ...}}, or null to switch it off",
-            )
-    return value
+def _rule_name(value: Any) -> Any:
+    if isinstance(value, str) and _RULE_NAME.fullmatch(value):
+        return value
+    raise fail(
+        f"{value!r} is not a rule's name",
+        "a name begins with a letter and holds letters, digits, _ and -; patterns stand in match, search or glob",
+    )
+
+
+def _rule_body(value: Any) -> Any:
+    if isinstance(value, (Mapping, Rule, type(None))):
+        return value
+    raise fail("a rule is a mapping", "write {glob: '...', initializer: ...}, or null to switch it off")
 
 
 class InitSpec(Settings):
@@ -254,7 +257,10 @@ class InitSpec(Settings):
     unmatched: Annotated[
         Literal["error", "keep"] | None, PlainValidator(_one_of("way to treat unmatched parameters", ("error", "keep"), {}))
     ] = None
-    rules: Annotated[dict[str, Rule | None], BeforeValidator(_rules)] = {}
+    rules: Annotated[
+        dict[Annotated[str, PlainValidator(_rule_name)], Annotated[Rule | None, BeforeValidator(_rule_body)]],
+        BeforeValidator(_mapping("rules")),
+    ] = {}
     targets: Annotated[dict[str, Any], PlainValidator(_mapping("targets"))] = {}
     layouts: Annotated[dict[str, Any], PlainValidator(_mapping("layouts"))] = {}
     layers: Annotated[str | None, PlainValidator(_layers)] = None

@@ -19,12 +19,12 @@ ORDER = """
     sites layouts survey
     initializers/
     hyper/
-    provenance loading
+    reading provenance composing loading
     rules choices plan compiler
     sampling resets walk report apply
-    cli lab/ _hydra/
+    lab/ cli/ _hydra/ __main__
 """.split()
-DOORS = {"cli", "lab/", "_hydra/"}  # they may use the public names, `import initconf`, as a user would
+DOORS = {"cli/", "lab/", "_hydra/"}  # they may use the public names, `import initconf`, as a user would
 LONGEST = 450  # 400 is the sign that a file holds two things; this is where it is taken down
 
 

@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from textwrap import wrap
 from typing import IO, TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -14,13 +15,13 @@ if TYPE_CHECKING:
 
 GAP = 2
 """Spaces between columns."""
-NARROW = 24
-"""Columns that a name is cut down to at most, and that flowing text gets at least."""
+NAME, TEXT = 12, 24
+"""To how few columns a name is cut, and how many flowing text gets at least."""
 
 
 @dataclass
 class Grid:
-    """A table, and what becomes of it where the terminal is too narrow: columns go, text flows, names are cut."""
+    """A table, and what becomes of it where the terminal is too narrow."""
 
     titles: list[str]
     rows: list[list[str]]
@@ -30,6 +31,8 @@ class Grid:
     """Columns that may be left out, the least needed first."""
     flow: tuple[str, ...] = ()
     """Columns of words, which may take several lines."""
+    stack: bool = False
+    """Whether the cells of a row are then set under each other instead."""
     header: bool = True
 
     @staticmethod
@@ -54,21 +57,37 @@ class Grid:
         widths = self._widths()
         gone: list[str] = []
         for title in self.drop:
-            if self._needed(widths) <= width:
-                break
-            del widths[title]
-            gone.append(title)
+            if title in widths and self._needed(widths) > width:
+                del widths[title]
+                gone.append(title)
         name = self.titles[0]
-        cut = max(NARROW, widths[name] - max(0, self._needed(widths) - width))
+        cut = max(NAME, widths[name] - max(0, self._needed(widths) - width))
         table = Table(box=None, pad_edge=False, show_header=self.header, header_style="bold", padding=(0, GAP, 0, 0))
         for title in widths:
+            flows = title in self.flow
             justify = "right" if title in self.right else "left"
-            table.add_column(title, justify=justify, no_wrap=title not in self.flow, overflow="ellipsis")  # type: ignore[arg-type]
+            table.add_column(title, justify=justify, no_wrap=not flows, overflow="fold" if flows else "ellipsis")  # type: ignore[arg-type]
         for row in self.rows:
             cells = dict(zip(self.titles, row, strict=True))
             cells[name] = _shortened(cells[name], cut)
             table.add_row(*(Text(cells[title]) for title in widths))
         return table, gone
+
+    def stacked(self, width: int) -> list[str]:
+        """Each row as its name and, below it, its other cells with their titles (that of the first goes without saying)."""
+        lines = [self.titles[0].upper()] if self.header else []
+        for name, *cells in self.rows:
+            lines.append(name)
+            for i, (title, cell) in enumerate(zip(self.titles[1:], cells, strict=True)):
+                if cell:
+                    text = f"{title}: {cell}" if i else cell
+                    lines += wrap(text, width, initial_indent="    ", subsequent_indent="      ", break_on_hyphens=False)
+        return lines
+
+    def fits(self, width: int) -> bool:
+        """Whether everything has room in a terminal of this width, each row on one line."""
+        widths = self._widths()
+        return sum(widths.values()) + GAP * (len(widths) - 1) <= width
 
     def _widths(self) -> dict[str, int]:
         lines = [self.titles, *self.rows] if self.header else self.rows
@@ -76,7 +95,7 @@ class Grid:
 
     def _needed(self, widths: Mapping[str, int]) -> int:
         """The fewest columns of a terminal in which these widths fit."""
-        return sum(min(n, NARROW) if title in self.flow else n for title, n in widths.items()) + GAP * (len(widths) - 1)
+        return sum(min(n, TEXT) if title in self.flow else n for title, n in widths.items()) + GAP * (len(widths) - 1)
 
 
 def _shortened(text: str, width: int) -> str:
@@ -107,7 +126,7 @@ def say(answer: Answer, out: IO[str], *, as_json: bool) -> None:
         sys.stderr.write(f"{note}\n")
     try:
         if as_json:
-            out.write(json.dumps(answer.data, indent=2) + "\n")
+            out.write(json.dumps(answer.data, indent=2, default=str) + "\n")
         elif out.isatty():
             _to_terminal(answer, out)
         else:
@@ -126,12 +145,15 @@ def _to_terminal(answer: Answer, out: IO[str]) -> None:
     for part in answer.parts:
         if isinstance(part, str):
             console.print(part, soft_wrap=True)
+        elif part.stack and not part.fits(console.width):
+            for line in part.stacked(console.width):
+                console.print(line, soft_wrap=True, style=None if line.startswith("    ") else "bold")
         else:
             table, gone = part.fitted(console.width)
             console.print(table)
             left_out += gone
     if left_out:
-        console.print(f"(no room for {', '.join(dict.fromkeys(left_out))}: widen the terminal, or add | cat)", soft_wrap=True)
+        console.print(f"(left out: {', '.join(dict.fromkeys(left_out))}; widen the terminal, or add | cat)", soft_wrap=True)
 
 
 def _colourless() -> bool:

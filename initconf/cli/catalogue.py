@@ -47,7 +47,7 @@ def names(args: Namespace) -> Answer:
     for kind, rows in found.items():
         titles = [kind, *dict.fromkeys(key for row in rows.values() for key in row)]
         cells = [[name, *(_cell(row.get(key)) for key in titles[1:])] for name, row in rows.items()]
-        parts += [Grid(titles, cells, flow=tuple(titles[1:])), ""]
+        parts += [Grid(titles, cells, flow=tuple(titles[1:]), stack=True), ""]
     return Answer(found, parts[:-1])
 
 
@@ -85,14 +85,7 @@ def _rule_files(args: Namespace) -> dict[str, Row]:
     from initconf.loading import catalogue
 
     files = catalogue("init/rules", args.config_dir)
-    return {
-        name: {
-            "rules": re.findall(r"^(?!defaults:)([A-Za-z_][\w-]*):", text, re.MULTILINE),
-            "doc": _comment(text),
-            "file": label,
-        }
-        for name, (label, text) in files.items()
-    }
+    return {name: {"doc": _comment(text), "rules": _RULE.findall(text), "file": label} for name, (label, text) in files.items()}
 
 
 def _activations(args: Namespace) -> dict[str, Row]:
@@ -104,7 +97,7 @@ def _activations(args: Namespace) -> dict[str, Row]:
         row = found.setdefault(canonical, {"arguments": arguments, "aliases": []})
         if name != canonical:
             row["aliases"].append(name)
-    return found
+    return dict(sorted(found.items()))
 
 
 def _roles(args: Namespace) -> dict[str, Row]:
@@ -155,7 +148,8 @@ def show(args: Namespace) -> Answer:
     import_modules(args)
     spec = read_spec(args, only_overrides(args.words))
     data = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True, warnings=False)
-    data["rules"] = {name: rule and _tidy(rule) for name, rule in data.get("rules", {}).items()}
+    if "rules" in data:
+        data["rules"] = {name: rule and _tidy(rule) for name, rule in data["rules"].items()}
     lines = list(_lines(data, spec))
     width = max((len(line) for line, _ in lines if len(line) < _COMMENT), default=0)
     return Answer(data, [f"{line:<{width}}  # {source}" if source else line for line, source in lines])
@@ -203,8 +197,10 @@ def _yaml(value: Any) -> str:
 # --- gains -----------------------------------------------------------------------------------------------------------------
 
 _CONVENTION = """
-The gain belongs to the activation that feeds the layer, and multiplies the std of its weight. Where the slope is above 1,
-deep stacks without normalisation drift away: they need a normalisation or residual branches, not a better gain."""
+The gain belongs to the activation that feeds the layer, and multiplies the
+std of its weight. Where the slope is above 1, deep stacks without
+normalisation drift away: they need a normalisation or residual branches, not
+a better gain."""
 
 
 def gains(args: Namespace) -> Answer:
@@ -243,7 +239,8 @@ def _plot(rows: list[dict[str, float | str | None]], path: str) -> None:
     left.barh(places, [row["second_moment"] for row in shown], color="tab:blue", label="1 / sqrt(E[f(z)^2])")
     marks = [(row["torch"], i) for i, row in enumerate(shown) if row["torch"] is not None]
     left.plot([x for x, _ in marks], [i for _, i in marks], "kx", label="calculate_gain of torch")
-    left.set(yticks=list(places), yticklabels=labels, title="gain", xscale="log")
+    left.set(yticks=list(places), yticklabels=labels, title="gain")
+    left.margins(y=0.01)
     left.invert_yaxis()
     left.legend(fontsize="small")
     slopes = [float(row["slope"] or 0) for row in shown]
@@ -270,5 +267,7 @@ def results(args: Namespace) -> Answer:
     if not rows:
         remedy = "a sweep is python -m initconf.lab -m init=he,glorot"
         raise InitConfError(Problem("no run left results here", "DIR", repr(args.directory), None, remedy))
-    drop = ("loss at start", "train loss", "seconds", "data", "model")
-    return Answer(table(rows), [Grid.of(render(rows), drop, flow=("overrides", "error"))])
+    made = render(rows)
+    grid = Grid.of(made, drop=("at start", "train loss", "seconds"), flow=("overrides",))
+    around = [[str(text)] if text else [] for text in (made.title, made.caption)]
+    return Answer(table(rows), [*around[0], grid, *around[1]])

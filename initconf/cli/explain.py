@@ -35,7 +35,7 @@ def explain(args: Namespace) -> Answer:
     spec = read_spec(args, overrides)
     import_modules(args)
     model = build_model(args)
-    sites = survey(model, spec.layers)
+    sites = survey(model, spec.layers, torch_fans=spec.compat == "torch")
     site, block = _find(names[0], sites)
     plan = compile_plan(model, spec)
     rules = verdicts(model, spec, site.name)
@@ -43,6 +43,7 @@ def explain(args: Namespace) -> Answer:
     pairs = list(zip(site.blocks, entry.blocks, strict=True)) if site.blocks else []
     if block is not None:
         pairs = [(s, e) for s, e in pairs if s.block == block]
+    rules += [(name, "switched off") for name, rule in spec.rules.items() if rule is None]
     told = [{"rule": name, "verdict": said, "sources": spec.sources(f"rules.{name}")} for name, said in rules]
     data = _facts(site, sites) | {"rules": told} | ({} if pairs else _outcome(entry, site, spec))
     data["blocks"] = [_facts(s, sites) | _outcome(e, s, spec) for s, e in pairs]
@@ -56,7 +57,7 @@ def _find(label: str, sites: Sequence[Site]) -> tuple[Site, str | None]:
     site = next((site for site in sites if name in (site.name, *site.aliases)), None)
     if site is None:
         known = [alias for site in sites for alias in (site.name, *site.aliases)]
-        close = near(name, known)
+        close = near(name, known) or [there for there in known if name in there][:3]
         hint = f"near names: {', '.join(close)}" if close else f"names are such as {', '.join(known[:3])}"
         raise InitConfError(f"the model has no parameter {name!r}; {hint if known else 'it has none'}")
     blocks = [part.block for part in site.blocks]
@@ -71,16 +72,19 @@ def _find(label: str, sites: Sequence[Site]) -> tuple[Site, str | None]:
 
 def _facts(site: Site, sites: Sequence[Site]) -> Facts:
     layout = site.layout
+    axes = {"out": layout.out_axes, "in": layout.in_axes, "batch": layout.batch_axes}
+    has_axes = site.fan_in is not None and site.ndim > 1
     fan_in, fan_out = _formulas(site, sites)
     return {
         "name": site.name,
         "block": site.block,
         "aliases": list(site.aliases),
         "module": site.module,
+        "owners": {place.name: place.owner[0] for place in site.places},
         "role": site.role,
         "shape": list(site.shape),
         "dtype": site.dtype,
-        "axes": {"out": list(layout.out_axes), "in": list(layout.in_axes), "batch": list(layout.batch_axes)},
+        "axes": {name: list(which) for name, which in axes.items()} if has_axes else None,
         "fan_in": site.fan_in,
         "fan_out": site.fan_out,
         "fan_in_formula": fan_in,
@@ -88,6 +92,7 @@ def _facts(site: Site, sites: Sequence[Site]) -> Facts:
         "layer": site.layer,
         "n_layers": site.n_layers,
         "depth_note": site.depth_note,
+        "zero_row": layout.zero_row,
         "assumed": list(layout.assumed),
     }
 
@@ -183,8 +188,8 @@ def _settings(entry: Entry, said: Choice, spec: InitSpec) -> Facts:
 
 def _text(data: Facts) -> list[str | Grid]:
     parts: list[str | Grid] = [data["name"], _grid(_fact_rows(data)), "", "rules, the strongest first"]
-    rules = [[f"  {row['rule']}", row["verdict"], *row["sources"][:1]] for row in data["rules"]]
-    parts.append(Grid(["rule", "verdict", "source"], [[*row, ""][:3] for row in rules], drop=("source",), header=False))
+    rules = [[f"  {row['rule']}", row["verdict"], _decisive(row)] for row in data["rules"]]
+    parts.append(Grid(["rule", "verdict", "source"], rules, drop=("source",), header=False))
     for part in data["blocks"] or [data]:
         if part["block"]:
             parts += ["", f"{part['name']}[{part['block']}]", _grid(_block_rows(part))]
@@ -197,13 +202,13 @@ def _grid(rows: list[list[str]]) -> Grid:
 
 
 def _fact_rows(data: Facts) -> list[list[str]]:
-    axes = ", ".join(f"{name} {'x'.join(map(str, axes))}" for name, axes in data["axes"].items() if axes)
     rows = [
         ["module", data["module"]],
         ["role", data["role"] + (" (assumed)" if "role" in data["assumed"] else "")],
         ["shape", f"{_dims(data['shape'])} {data['dtype']}"],
     ]
-    if data["fan_in"] is not None and len(data["shape"]) > 1:
+    if data["axes"]:
+        axes = ", ".join(f"{name} {_listed(which)}" for name, which in data["axes"].items() if which)
         rows.append(["axes", axes + (" (assumed)" if "layout" in data["assumed"] else "")])
     if not data["blocks"]:
         rows += _fan_rows(data)
@@ -211,8 +216,10 @@ def _fact_rows(data: Facts) -> list[list[str]]:
         rows.append(["blocks", ", ".join(f"{b['block']} {_dims(b['shape'])}" for b in data["blocks"])])
     layer = f"{data['layer']} of {data['n_layers']}" if data["layer"] is not None else f"none: {data['depth_note']}"
     rows.append(["layer", layer])
+    if data["zero_row"] is not None:
+        rows.append(["padding", f"row {data['zero_row']} stays zero, whatever the law"])
     if data["aliases"]:
-        rows.append(["also", ", ".join(data["aliases"])])
+        rows.append(["also", ", ".join(f"{name} ({data['owners'][name]})" for name in data["aliases"])])
     return rows
 
 
@@ -234,11 +241,17 @@ def _outcome_text(data: Facts) -> list[str | Grid]:
     for name, setting in data["settings"].items():
         value = _value(setting["value"]) + (f" = {setting['expression']}" if setting["expression"] else "")
         rows.append([f"  {name}", value, setting["path"] or "default", _chain(setting["sources"])])
-    settings = Grid(["setting", "value", "path", "source"], rows, flow=("value", "source"), header=False)
+    settings = Grid(["setting", "value", "path", "source"], rows, stack=True, header=False)
     moments = [f"{name} {data[name]:.9g}" for name in ("mean", "std") if data[name] is not None]
     said = f"  {data['law_text']}: {', '.join(moments) or 'mean and std are not known beforehand'}"
     by = f"rule {data['rule']}" if data["rule"] else "no rule claims it"
     return ["", f"settings ({by})", settings, "", "law", said]
+
+
+def _decisive(row: Facts) -> str:
+    """Where a rule began; of one that is switched off, where that was said."""
+    sources = row["sources"][-1:] if row["verdict"] == "switched off" else row["sources"][:1]
+    return "".join(sources)
 
 
 def _chain(sources: Sequence[str]) -> str:
@@ -249,6 +262,10 @@ def _value(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.9g}" if isinstance(value, float) else str(value)
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    return " and ".join(map(str, numbers))
 
 
 def _dims(shape: Sequence[int]) -> str:

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 from rich.text import Text
 
@@ -103,40 +104,48 @@ def to_json(rows: Iterable[Row]) -> str:
 
 
 def render(rows: Iterable[Row]) -> Table:
-    """The ranked rows as a table for a terminal; a failed run shows its error where the others have their numbers.
+    """The ranked rows as a table for a terminal, and below it the errors of the runs that failed.
 
-    What all runs have in common stands in the title, so that the columns show in what they differ.
+    The title says what all runs have in common, so that the columns show in what they differ.
     """
     ranked = table(rows)
-    names = [key for key in ("dir", "num", "model", "data", "init") if len({str(row.get(key)) for row in ranked}) > 1]
     first = ranked[0] if ranked else {}
-    same = [str(first[key]) for key in ("model", "data", "init") if key in first and key not in names]
+    differ = {name for name in ("dir", "model", "data") if len({str(row.get(name)) for row in ranked}) > 1}
+    names: list[str] = [name for name in ("dir", "num", "model", "data", "init") if name in {*differ, "num", "init"}]
     shared = [override for override in _overrides(first) if all(override in _overrides(row) for row in ranked)]
-    failed = any(row["status"] != "completed" for row in ranked)
+    common = [f"{name}={first[name]}" for name in ("model", "data") if name in first and name not in differ] + shared
+    own = any(override not in shared for row in ranked for override in _overrides(row))
+    failures = []
 
-    view = Table(title=Text(" ".join(same + shared)) if same + shared else None, title_justify="left")
+    view = Table(title=Text(" ".join(common)) if common else None, title_justify="left", caption_justify="left")
+    view.box, view.padding = SIMPLE_HEAD, (0, 1, 0, 0)
     for name in names:
-        view.add_column({"dir": "run", "num": "job"}.get(name, name))
-    view.add_column("overrides")
-    for name in ("accuracy", "test loss", "train loss", "loss at start", "seconds"):
-        view.add_column(name, justify="right")
-    if failed:
-        view.add_column("error", style="red")
+        view.add_column({"dir": "run", "num": "job"}.get(name, name), overflow="fold", no_wrap=name != "dir")
+    if own:
+        view.add_column("overrides", overflow="fold")
+    for name in ("accuracy", "test loss", "train loss", "at start", "seconds"):
+        view.add_column(name, justify="right", no_wrap=True)
     for row in ranked:
         metrics = row.get("metrics") or {}
         cells = [str(row.get(name, "")) for name in names]
-        cells.append(" ".join(override for override in _overrides(row) if override not in shared))
-        cells.append(_number(metrics, "test_accuracy", ".3f"))
+        if own:
+            cells.append(" ".join(override for override in _overrides(row) if override not in shared))
+        if row["status"] == "completed":
+            cells.append(_number(metrics, "test_accuracy", ".3f"))
+        else:
+            cells.append(str(row["status"]))
+            where = f"{row.get('dir')}, job" if "dir" in differ else "job"
+            failures.append(f"{where} {row.get('num')}: {row.get('error')}")
         cells += [_number(metrics, key, ".4f") for key in ("test_loss", "train_loss", "initial_loss")]
         cells.append(_number(row, "seconds", ".1f"))
-        if failed:
-            cells.append("" if row["status"] == "completed" else str(row.get("error") or row["status"]))
         view.add_row(*map(Text, cells))  # Text: an override such as rules=[roles] is no markup
+    view.caption = Text("\n".join(failures)) if failures else None
     return view
 
 
 def _overrides(row: Row) -> list[str]:
-    return row.get("overrides") or []
+    """What was typed for this run beyond the choices that have columns of their own."""
+    return [o for o in row.get("overrides") or [] if o.partition("=")[0] not in ("model", "data", "init")]
 
 
 def _number(values: Mapping[str, Any], key: str, form: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,10 @@ class Custom(Law):
     name: str
     settings: tuple[tuple[str, Any], ...] = ()
 
+    def __post_init__(self) -> None:
+        # As JSON brings them back, so that the function is called alike before and after.
+        object.__setattr__(self, "settings", tuple((name, _listed(value)) for name, value in self.settings))
+
     @property
     def mean(self) -> None:
         return None
@@ -98,3 +103,9 @@ class Blocks(Law):
                 return None
             squares += n * (law.std**2 + (law.mean - mean) ** 2)
         return math.sqrt(squares / total)
+
+
+def _listed(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {k: _listed(v) for k, v in value.items()}
+    return [_listed(v) for v in value] if isinstance(value, (tuple, list)) else value

@@ -37,6 +37,7 @@ def initialize(
     seed: int | None = None,
     device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
+    example: Any = None,
     verify: bool = False,
 ) -> Report:
     """Load, compile and apply: one line for a training script.
@@ -47,6 +48,7 @@ def initialize(
         seed: instead of the spec's.
         device: where to put parameters that are on meta.
         generator: see `apply`.
+        example: see `compile`.
         verify: whether to check the values against the plan at once.
 
     Raises:
@@ -59,7 +61,7 @@ def initialize(
     spec = load(spec)
     if seed is not None:
         spec = spec.model_copy(update={"seed": seed})
-    plan = compile(model, spec)
+    plan = compile(model, spec, example=example)
     for warning in plan.warnings:
         log.warning(warning)
     report = apply(model, plan, device=device, generator=generator)

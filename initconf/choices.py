@@ -56,10 +56,11 @@ def choose(spec: InitSpec, rule_name: str | None) -> Choice:
     from_rule = [(key, value, f"{prefix}{key}") for key, value in bent.items() if key != "initializer"]
     from_own = [(key, value, f"{path}.{key}") for key, value in own.items()]
     for key, value, where in [*from_rule, *from_own] if named_by_rule else [*from_own, *from_rule]:
+        if value is None:  # left out; it also takes back what a mapping was merged over
+            continue
         if key not in initializer.arguments:
             raise _undeclared(spec, initializer, key, value, where)
-        if value is not None:
-            choice.arguments[key], choice.paths[key] = value, where
+        choice.arguments[key], choice.paths[key] = value, where
     _settle_scale(spec, choice)
     needed = [argument.name for argument in initializer.arguments.values() if argument.default is registry.MISSING]
     missing = [name for name in needed if name not in choice.arguments]

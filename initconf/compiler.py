@@ -11,26 +11,30 @@ from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
 from initconf.laws import Constant, Law
 from initconf.loading import load
+from initconf.origins import Feed
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match, why_dead
 from initconf.sites import Site
 from initconf.spec import SETTINGS, InitSpec
-from initconf.survey import survey
+from initconf.survey import parameters, survey
 
 if TYPE_CHECKING:
     from torch import nn
 
+AUTO = ("auto", {"name": "auto"})
 _SHOWN = 3
 """How many parameters a problem names before it says how many more there are."""
 
 
-def compile(model: nn.Module, spec: Any) -> Plan:
+def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
     """Decide what every parameter of a model will receive; nothing is written and no value is read.
 
     Args:
         model: on any device, also meta.
         spec: whatever `load` takes.
+        example: an input for `nonlinearity: auto`: a tensor, a tuple (positional) or a mapping (keywords). The model runs on it
+            once, without gradients; without one it is traced symbolically.
 
     Returns:
         The plan. It depends on the spec and on the model's structure alone.
@@ -51,7 +55,7 @@ def compile(model: nn.Module, spec: Any) -> Plan:
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
         raise CompileError(list(error.problems)) from None
-    work = _Compilation(spec, sites, matched)
+    work = _Compilation(spec, sites, matched, model, example)
     entries = [work.entry(i, site) for i, site in enumerate(sites)]
     work.check_rules()
     if work.problems or work.grouped:
@@ -96,13 +100,6 @@ def _refuse_unready(spec: InitSpec) -> None:
         for key, value in asked.items()
         if value
     ]
-    places = [("", spec), *((f"rules.{name}.", rule) for name, rule in spec.live_rules())]
-    for prefix, said in places:
-        if said.nonlinearity in ("auto", {"name": "auto"}):
-            path = f"{prefix}nonlinearity"
-            remedy = "name the activation that feeds the layers"
-            text = "`auto` needs a trace of the model, which this version does not make"
-            problems.append(Problem(text, spec.path(path), "'auto'", spec.source(path), remedy))
     if problems:
         raise CompileError(problems)
 
@@ -112,6 +109,8 @@ class _Compilation:
     spec: InitSpec
     sites: Sequence[Site]
     matched: Match
+    model: nn.Module
+    example: Any
     problems: list[Problem] = field(default_factory=list)
     grouped: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
     """Problems that many parameters share, as (path, value, source, text, remedy) -> their names."""
@@ -119,12 +118,16 @@ class _Compilation:
     served: set[int | None] = field(default_factory=set)
     """Rules (None: the spec itself) that gave at least one parameter its law."""
     laws: dict[Any, tuple[dict[str, Any], Law]] = field(default_factory=dict)
+    feeds: dict[str, Feed] | None = None
+    """What feeds each weight; the model is traced when the first `auto` is met."""
+    untraced: str | None = None
+    """Why the model could not be traced."""
 
     def entry(self, i: int, site: Site) -> Entry | None:
         winners = self.matched.winners[i]
         if not site.blocks:
             return self._leaf(site, winners[0])
-        if len(set(winners)) == 1 and self._serves_whole(winners[0]):
+        if len(set(winners)) == 1 and (winners[0] is not None or site.role == "weight") and self._serves_whole(winners[0]):
             return self._leaf(replace(site, blocks=()), winners[0])
         leaves = [self._leaf(block, winner) for block, winner in zip(site.blocks, winners, strict=True)]
         blocks = tuple(leaf for leaf in leaves if leaf is not None)
@@ -134,7 +137,7 @@ class _Compilation:
         return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, joined(blocks, site.layout.block_axis), blocks)
 
     def _serves_whole(self, winner: int | None) -> bool:
-        choice = self._choice(winner) if winner is not None else None
+        choice = self._choice(winner)
         return choice is not None and choice.initializer.whole
 
     def _leaf(self, site: Site, winner: int | None) -> Entry | None:
@@ -147,8 +150,12 @@ class _Compilation:
         if not kept and site.dtype.startswith(("int", "uint", "bool", "q")) and choice.initializer.name != "keep":
             self._add(choice.path, f"a parameter of dtype {site.dtype} has no law", site, "give it initializer: keep")
             return None
+        feed = None
         try:
-            settings, law = self._law(choice, site, winner)
+            if choice.arguments.get("nonlinearity") in AUTO:
+                feed = self._feed(site)
+                choice = replace(choice, arguments={**choice.arguments, "nonlinearity": feed.nonlinearity})
+            settings, law = self._law(choice, site, (winner, str(feed)))
             if site.is_complex and law.elementwise and law.per_value == 1 and not isinstance(law, Constant):
                 raise InitConfError(f"{type(law).__name__} is a law of real values, and the parameter is complex")
         except _Refused:
@@ -164,9 +171,28 @@ class _Compilation:
         if not kept:
             self.served.add(winner)
         name = None if winner is None else self.matched.verdicts[winner].name
-        return _entry(site, name, choice.initializer.name, settings, law, ())
+        return _entry(site, name, choice.initializer.name, settings, law, (), feed)
 
-    def _law(self, choice: Choice, site: Site, winner: int | None) -> tuple[dict[str, Any], Law]:
+    def _feed(self, site: Site) -> Feed:
+        """What feeds a weight, found by a trace of the model. Raises InitConfError where it cannot be known."""
+        if self.feeds is None:
+            from initconf.tracing import trace
+
+            names = {id(found.parameter): name for name, found in sorted(parameters(self.model).items(), reverse=True)}
+            try:
+                self.feeds = trace(self.model, names, self.example)
+            except InitConfError as error:
+                self.feeds, self.untraced = {}, str(error)
+        feed = self.feeds.get(site.name) or Feed(None, self.untraced or "no linear map of the trace uses it")
+        if feed.nonlinearity is None:
+            text = f"the activation that feeds it is not known: {feed.reason}"
+            remedy = f"say it in a rule: {{match: '{site.name}', nonlinearity: relu}}"
+            if self.untraced and self.example is None:
+                remedy = f"give an example input, or {remedy}"
+            raise InitConfError(Problem(text, remedy=remedy))
+        return feed
+
+    def _law(self, choice: Choice, site: Site, winner: Any) -> tuple[dict[str, Any], Law]:
         if not choice.initializer.shipped:  # a user's function may look at whatever a site has
             settings = self._evaluate(choice, site)
             return settings, choice.initializer.law(site, settings)
@@ -317,7 +343,13 @@ def _takes(argument: Argument, value: Any) -> bool:
 
 
 def _entry(
-    site: Site, rule: str | None, initializer: str | None, settings: Mapping[str, Any], law: Law, blocks: tuple[Entry, ...]
+    site: Site,
+    rule: str | None,
+    initializer: str | None,
+    settings: Mapping[str, Any],
+    law: Law,
+    blocks: tuple[Entry, ...],
+    feed: Feed | None = None,
 ) -> Entry:
     return Entry(
         site.name,
@@ -338,5 +370,6 @@ def _entry(
         site.layout.block_axis,
         site.start,
         site.layout.zero_row,
-        site.layout.assumed,
+        site.layout.assumed + (("nonlinearity",) if feed is not None and feed.assumed else ()),
+        feed.reason if feed is not None else None,
     )

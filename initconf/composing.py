@@ -14,6 +14,7 @@ import yaml
 from hydra import initialize_config_dir, initialize_config_module
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.core.override_parser.types import Override
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
 
@@ -22,10 +23,12 @@ from initconf.provenance import OVERRIDE, find
 from initconf.reading import first_line, yaml_problem
 
 SHIPPED = "initconf.conf"
+OWN = "__mapping__"
+"""The name under which a mapping is put before Hydra."""
 # Hydra 1.4 deprecates the argument that 1.3 warns about where it is missing.
 _HYDRA: dict[str, Any] = {} if tuple(map(int, hydra.__version__.split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
 _LOCK = threading.RLock()
-_KEY = re.compile(r"[A-Za-z_][\w-]*([./@][A-Za-z_][\w-]*)*")
+_KEY = re.compile(r"(init(\.[\w-]+)*|init(/[\w-]+)*)(@[\w.-]+)?")
 
 
 @contextmanager
@@ -68,21 +71,28 @@ def absolute(override: Any) -> str:
     if not (key in ("init", "hydra") or key.startswith(("init.", "init/", "init@", "hydra.", "hydra/", "hydra@"))):
         override = f"{match['sign'] or ''}init.{key}{match['value'] or ''}"
         key = f"init.{key}"
+    parsed = parse(override)
+    reaches = parsed.package is None or parsed.package == "init" or parsed.package.startswith("init.")
+    if parsed.key_or_group.startswith("hydra") or not reaches:
+        remedy = "an override is relative to the spec (gain=0.5), or begins with init. or init/"
+        raise SpecError(Problem("the override does not reach the spec", None, None, f"override {override!r}", remedy))
+    return str(override)
+
+
+def parse(override: str) -> Override:
+    """An override as Hydra reads it. SpecError for one that does not parse or that sweeps."""
+    match = OVERRIDE.fullmatch(override)
+    key = match["key"] if match else ""
     source = f"override {override!r}"
     try:
         parsed = OverridesParser.create().parse_override(override)
     except Exception as error:  # noqa: BLE001 - the parser raises whatever it stumbles over
-        raise SpecError(
-            Problem(f"the override does not parse: {first_line(error)}", None, None, source, _quoted(match, key))
-        ) from None
+        remedy = _quoted(match, key) if match else None
+        raise SpecError(Problem(f"the override does not parse: {first_line(error)}", None, None, source, remedy)) from None
     if parsed.is_sweep_override():
         remedy = f"a sweep is run by Hydra, with -m; a list is written {key}=[...]"
         raise SpecError(Problem("the override gives several values, and a spec has one", None, None, source, remedy))
-    reaches = parsed.package is None or parsed.package == "init" or parsed.package.startswith("init.")
-    if parsed.key_or_group.startswith("hydra") or not reaches:
-        remedy = "an override is relative to the spec (gain=0.5), or begins with init. or init/"
-        raise SpecError(Problem("the override does not reach the spec", None, None, source, remedy))
-    return override
+    return parsed
 
 
 def _quoted(match: re.Match[str], key: str) -> str:
@@ -90,6 +100,8 @@ def _quoted(match: re.Match[str], key: str) -> str:
         return "write key=value, where the key is names with dots between them: init.rules.head.gain=0.1"
     if match["value"] is None:
         return f"write {key}=VALUE"
+    if match["value"][1:2] in ("{", "["):
+        return 'put strings inside it in double quotes: {match: "^head\\.(a|b)$", gain: "1/sqrt(2)"}'
     text = match["value"][1:].strip("'\"")
     return f"single quotes for the shell, double quotes for Hydra: '{match['sign'] or ''}{key}=\"{text}\"'"
 
@@ -105,9 +117,8 @@ def hydra_problem(error: Exception, overrides: Sequence[str], loader: Any, own: 
         group, _, name = missing.rpartition("/")
         guilty = guilty or next((o for o in overrides if o.lstrip("+").startswith(f"{group}=") and name in o), None)
         source = f"override {guilty!r}" if guilty else _file(said[0], loader, own)
-        known = loader.get_group_options(group)
         kind = {"init": "scheme", "init/rules": "rule file"}.get(group, "configuration")
-        return unknown(kind, group, name, known, source)
+        return unknown(kind, group if guilty else "init.defaults", name, loader.get_group_options(group), source)
     source = f"override {guilty!r}" if guilty else _file(said[0], loader, own)
     if error.__cause__ is not None and said[0].startswith("Error merging"):
         said = [first_line(error.__cause__)]
@@ -121,13 +132,16 @@ def hydra_problem(error: Exception, overrides: Sequence[str], loader: Any, own: 
         source, remedy = f"override {guilty!r}" if guilty else source, "for no rules, init/rules=none"
     elif "Could not delete" in text:
         remedy = f"to switch it off, {key}=null"
+    elif "appears more than once" in text:
+        remedy = "a spec starts from one scheme, and names its rule files in one list: rules: [roles, head]"
     return Problem(text, "init", None, source, remedy)
 
 
 def unknown(kind: str, path: str, name: str, known: Sequence[str], source: str | None = None) -> Problem:
     """A name that nothing has."""
-    close = near(name, known, 1)
-    remedy = (f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(sorted(known))}"
+    there = sorted(option for option in known if option != OWN)
+    close = near(name, there, 1)
+    remedy = (f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(there)}" if there else None
     return Problem(f"no {kind} has this name", path, repr(name), source, remedy)
 
 

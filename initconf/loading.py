@@ -15,15 +15,13 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
 from pydantic import ValidationError
 
-from initconf.composing import SHIPPED, absolute, hydra_of_our_own, hydra_problem, unknown
+from initconf.composing import OWN, SHIPPED, absolute, hydra_of_our_own, hydra_problem, parse, unknown
 from initconf.errors import Problem, SpecError, did_you_mean, near
 from initconf.provenance import PYTHON, Sources, collect, find
 from initconf.provenance import label as shown
 from initconf.reading import first_line, plain, read
 from initconf.spec import SELECTORS, SETTINGS, InitSpec, Rule
 
-_OWN = "__mapping__"
-"""The name under which a mapping is put before Hydra."""
 _WIDEST = 100
 """How much of a value an error shows."""
 
@@ -64,10 +62,10 @@ def load(
         if named or (_is_file(path) and source not in schemes(config_dir)):  # a stray file `he` does not hide the scheme
             data, text = read(path)
             return _from_data(data, lines, _home(path, config_dir), shown(path), text)
-        return _composed(source, lines, config_dir, {})
+        return _composed(str(source), lines, config_dir, {})
     raise SpecError(
         Problem(
-            f"a {type(source).__name__} is not a spec",
+            f"not a spec: its type is {type(source).__name__}",
             remedy="give the name of a scheme, a path, a mapping, a DictConfig or an InitSpec",
         )
     )
@@ -113,6 +111,8 @@ def load_application(
         there = [path.stem for path in folder.glob("*.yaml")]
         raise SpecError(Problem("there is no such configuration", "--config-name", repr(name), None, did_you_mean(name, there)))
     typed, prefix = list(overrides), tuple(node.split("."))
+    for override in typed:
+        parse(override)  # its errors say more than those of `compose`
     with hydra_of_our_own(folder) as loader:
         try:
             whole = compose(name, typed)
@@ -171,7 +171,7 @@ def _from_data(
 ) -> InitSpec:
     """The spec of a file or a mapping, with all that its `defaults` name."""
     if "defaults" in data or lines:
-        return _composed(data, lines, config_dir, {f"init/{_OWN}": (label, content)})
+        return _composed(data, lines, config_dir, {f"init/{OWN}": (label, content)})
     return _validated(_rooted(data, label), Sources([(label, ("init",), content)]))
 
 
@@ -194,16 +194,18 @@ def _composed(
     """The spec that Hydra composes; `own` is where a mapping came from."""
     label = next(iter(own.values()))[0] if own else None
     # `init=glorot` among the overrides chooses another scheme.
-    for line in [line for line in lines if line.lstrip("+").startswith("init=")]:
-        source, lines = line.partition("=")[2].strip("'\""), [other for other in lines if other != line]
+    chosen = [line for line in lines if line.lstrip("+").startswith("init=")]
+    if chosen:
+        source, lines = chosen[-1].partition("=")[2].strip("'\""), [line for line in lines if line not in chosen]
     with hydra_of_our_own(config_dir) as loader:
-        store, name = ConfigStore.instance(), source if isinstance(source, str) else _OWN
+        store, name = ConfigStore.instance(), source if isinstance(source, str) else OWN
         extra = [f"hydra.searchpath=[pkg://{SHIPPED}]"] if config_dir is not None else []
         typed = [f"+init={name}", *extra, *lines]
         try:
             if isinstance(source, str):
                 if source not in (known := loader.get_group_options("init")):
-                    raise SpecError(unknown("scheme", "init", source, known))
+                    said = f"override {chosen[-1]!r}" if chosen else None
+                    raise SpecError(unknown("scheme", "init", source, known, said))
             else:
                 body = {**source, "defaults": _defaults(source.get("defaults"), label)}
                 store.store(group="init", name=name, node=OmegaConf.create(body))
@@ -215,7 +217,7 @@ def _composed(
         except Exception as error:  # noqa: BLE001 - Hydra raises whatever it stumbles over
             raise SpecError(hydra_problem(error, lines, loader, own)) from None
         finally:
-            store.repo.get("init", {}).pop(f"{_OWN}.yaml", None)
+            store.repo.get("init", {}).pop(f"{OWN}.yaml", None)
     if not isinstance(data, dict):
         raise SpecError(Problem("the spec is empty", "init", None, label, "choose a scheme: init=he"))
     return _validated(_rooted(plain(data, "init"), label or "init"), sources)
@@ -228,7 +230,8 @@ def _defaults(value: Any, label: str | None) -> list[Any]:
         remedy = "write schemes and rule files: [he, {rules: [roles, head]}, _self_]"
         raise SpecError(Problem("not a defaults list", "init.defaults", _shown(value), label, remedy))
     # A scheme brings both itself; else they make keys known, and `init/rules=[...]` possible.
-    base, slot = {"optional schema@_here_": "base"}, {"rules": []}
+    base: dict[str, Any] = {"optional schema@_here_": "base"}
+    slot: dict[str, Any] = {"rules": []}
     front = []
     if not any(isinstance(e, str) and e != "_self_" for e in entries):
         named = {key for entry in entries if isinstance(entry, dict) for key in entry}
@@ -282,7 +285,7 @@ def _validated(node: DictConfig, sources: Sources) -> InitSpec:
 
 
 def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
-    path = ".".join(str(part) for part in error["loc"])
+    path = ".".join(str(part) for part in error["loc"] if part != "[key]")
     value = None if isinstance(error["input"], Mapping) else _shown(error["input"])
     full = ".".join([*sources.prefix, path] if path else sources.prefix) or "spec"
     source = sources.of(path)

@@ -54,7 +54,9 @@ class Entry:
     zero_row: int | None = None
     """A row that stays zero, whatever the law (`padding_idx`)."""
     assumed: tuple[str, ...] = ()
-    """What was guessed: `role`, `layout`."""
+    """What was guessed: `role`, `layout`, `nonlinearity`."""
+    fed_by: str | None = None
+    """For `nonlinearity: auto`: what the trace found to feed the parameter."""
 
     @property
     def mean(self) -> float | None:

@@ -44,9 +44,11 @@ def read(path: Path) -> tuple[dict[str, Any], str]:
         raise SpecError(Problem("cannot be read: it is nested too deeply", label)) from None
     except SpecError:
         raise
+    except OSError as error:
+        raise SpecError(Problem(f"cannot be read: {error.strerror}", label)) from None
     except Exception as error:  # noqa: BLE001 - tags such as !!int and !!timestamp raise whatever they stumble over
         raise SpecError(Problem(f"cannot be read: {first_line(error)}", label)) from None
-    return plain(data, label), text
+    return plain(data, "init", label), text
 
 
 def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
@@ -63,7 +65,8 @@ def yaml_problem(error: yaml.MarkedYAMLError, label: str | None = None) -> Probl
     mark = error.problem_mark
     label = label or (mark.name if mark else "init")
     said = " ".join(part for part in (error.context, error.problem) if part)
-    return Problem(f"not YAML: {said}", f"{label}:{mark.line + 1}" if mark else label)
+    remedy = "patterns, and whatever holds : # , * & ! [ ] { }, stand in single quotes: '...'"
+    return Problem(f"not YAML: {said}", f"{label}:{mark.line + 1}" if mark else label, remedy=remedy)
 
 
 def first_line(error: BaseException) -> str:
@@ -72,42 +75,48 @@ def first_line(error: BaseException) -> str:
     return lines[0].rstrip(":") if lines else type(error).__name__
 
 
-def plain(value: Any, where: str) -> Any:
+def plain(value: Any, where: str, source: str | None = None) -> Any:
     """A value as plain data; `where` is its config path. SpecError for what no configuration can hold."""
-    return _Plain().of(value, where)
+    return _Plain(source).of(value, where)
 
 
 class _Plain:
-    def __init__(self) -> None:
+    def __init__(self, source: str | None) -> None:
+        self.source = source
         self.left = _MOST
 
     def of(self, value: Any, where: str, depth: int = 0) -> Any:
         self.left -= 1
-        if depth > _DEEPEST or self.left < 0:
-            text = "the configuration is nested too deeply" if depth > _DEEPEST else "the configuration holds too many values"
-            raise SpecError(Problem(text, where if self.left < 0 else where[:60] + "..."))
+        if depth > _DEEPEST:
+            raise self.refused("the configuration is nested too deeply", f"{where[:60]}...")
+        if self.left < 0:
+            raise self.refused("the configuration holds too many values", where)
         if isinstance(value, (DictConfig, ListConfig)):
             value = OmegaConf.to_container(value, resolve=False)
         if isinstance(value, BaseModel):
             value = value.model_dump(exclude_unset=True, warnings=False)
         if isinstance(value, Mapping):
-            return {self._key(key, where): self.of(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
+            return {self.key(key, where): self.of(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
         if isinstance(value, (list, tuple)):
             return [self.of(item, f"{where}[{i}]", depth + 1) for i, item in enumerate(value)]
         if value is None or isinstance(value, bool):
             return value
-        if isinstance(value, (str, Path)):
-            return str.__str__(value) if isinstance(value, str) else str(value)
+        if isinstance(value, str):
+            return str.__str__(value)
+        if isinstance(value, Path):
+            return str(value)
         if isinstance(value, numbers.Integral):  # NumPy's numbers too
             return int(value)
         if isinstance(value, numbers.Real):
             return float(value)
-        raise SpecError(Problem(f"a {type(value).__name__} is nothing that a configuration can hold", where))
+        raise self.refused(f"a value of type {type(value).__name__} is nothing that a configuration can hold", where)
 
-    @staticmethod
-    def _key(key: Any, where: str) -> str:
+    def key(self, key: Any, where: str) -> str:
         if isinstance(key, str):
             return str.__str__(key)
         shown = repr(key) if isinstance(key, (bool, int, float, bytes, type(None))) else f"of type {type(key).__name__}"
         remedy = "YAML reads on, off, yes and no as true and false: put the key in quotes" if isinstance(key, bool) else None
-        raise SpecError(Problem(f"the key {shown} is not a string", where, remedy=remedy))
+        raise self.refused(f"the key {shown} is not a string", where, remedy)
+
+    def refused(self, text: str, where: str, remedy: str | None = None) -> SpecError:
+        return SpecError(Problem(text, where, None, self.source, remedy))

@@ -10,6 +10,7 @@ import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
 from typing import Any, TypeVar, get_type_hints, overload
@@ -243,7 +244,7 @@ def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool, torch: boo
             f"the initializer {name!r} has no parameter `generator`; it must draw from the generator that it is given"
         )
     try:
-        hints = get_type_hints(fn, include_extras=True)
+        hints = get_type_hints(fn.func if isinstance(fn, partial) else fn, include_extras=True)
     except Exception as error:
         raise InitConfError(f"the annotations of the initializer {name!r} cannot be read: {error}") from error
     arguments = {}
@@ -252,11 +253,18 @@ def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool, torch: boo
             continue
         if p.kind in (p.VAR_POSITIONAL, p.VAR_KEYWORD, p.POSITIONAL_ONLY):
             raise InitConfError(f"the initializer {name!r} takes {p}; every setting must be a named parameter")
-        hint = hints.get(p.name, type(p.default) if p.default not in (None, MISSING) else Any)
+        hint = hints[p.name] if p.name in hints else _like(p.default)
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=None if _owns_config(hint) else _STRICT)
         numeric = any(_accepts(adapter, probe) for probe in _PROBES) and not _accepts(adapter, "x")
         arguments[p.name] = Argument(p.name, p.default, numeric, adapter.validate_python)
     return Initializer(name, fn, arguments, first == "tensor", explicit_scale, torch, whole)
+
+
+def _like(default: Any) -> Any:
+    """The type of an argument that has a default and no annotation; where the default is 1, 0.5 is welcome too."""
+    if default is None or default is MISSING:
+        return Any
+    return int | float if type(default) is int else type(default)
 
 
 def _owns_config(hint: Any) -> bool:

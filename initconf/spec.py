@@ -239,7 +239,7 @@ def _rule_name(value: Any) -> Any:
     if isinstance(value, str) and _RULE_NAME.fullmatch(value):
         return value
     raise fail(
-        f"{value!r} is not a rule's name",
+        "not a rule's name",
         "a name begins with a letter and holds letters, digits, _ and -; patterns stand in match, search or glob",
     )
 

@@ -139,7 +139,15 @@ def test_the_readme_is_read_as_it_is_meant() -> None:
         assert README.count(long) >= 1
 
 
-@pytest.mark.parametrize("script", SCRIPTS, ids=lambda block: f"line-{block.line}")
+def _scripts() -> list[Any]:
+    """The blocks of commands; one that starts processes of its own takes long."""
+    return [
+        pytest.param(script, id=f"line-{script.line}", marks=[pytest.mark.slow] if "joblib" in script.text else [])
+        for script in SCRIPTS
+    ]
+
+
+@pytest.mark.parametrize("script", _scripts())
 def test_the_commands_do_what_they_say(script: Block, application: Path) -> None:
     done = None
     for command in commands(script):

@@ -32,7 +32,7 @@ class Grid:
     flow: tuple[str, ...] = ()
     """Columns of words, which may take several lines."""
     stack: bool = False
-    """Whether the cells of a row are then set under each other instead."""
+    """Whether the cells of a row are set under each other where the table has no room."""
     header: bool = True
 
     @staticmethod
@@ -54,14 +54,10 @@ class Grid:
         from rich.table import Table
         from rich.text import Text
 
-        widths = self._widths()
-        gone: list[str] = []
-        for title in self.drop:
-            if title in widths and self._needed(widths) > width:
-                del widths[title]
-                gone.append(title)
+        widths, gone = self._kept(width)
         name = self.titles[0]
-        cut = max(NAME, widths[name] - max(0, self._needed(widths) - width))
+        others = sum(self._least(title, widths[title], width) for title in widths if title != name)
+        cut = max(NAME, width - others - GAP * (len(widths) - 1))
         table = Table(box=None, pad_edge=False, show_header=self.header, header_style="bold", padding=(0, GAP, 0, 0))
         for title in widths:
             flows = title in self.flow
@@ -85,17 +81,28 @@ class Grid:
         return lines
 
     def fits(self, width: int) -> bool:
-        """Whether everything has room in a terminal of this width, each row on one line."""
-        widths = self._widths()
-        return sum(widths.values()) + GAP * (len(widths) - 1) <= width
+        """Whether a terminal of this width has room for the table, once what may be left out is."""
+        return self._needed(self._kept(width)[0], width) <= width
 
-    def _widths(self) -> dict[str, int]:
+    def _kept(self, width: int) -> tuple[dict[str, int], list[str]]:
+        """The columns that stay in a terminal of this width, with their own widths; and those that go."""
         lines = [self.titles, *self.rows] if self.header else self.rows
-        return {title: max((len(line[i]) for line in lines), default=0) for i, title in enumerate(self.titles)}
+        widths = {title: max((len(line[i]) for line in lines), default=0) for i, title in enumerate(self.titles)}
+        gone: list[str] = []
+        for title in self.drop:
+            if title in widths and self._needed(widths, width) > width:
+                del widths[title]
+                gone.append(title)
+        return widths, gone
 
-    def _needed(self, widths: Mapping[str, int]) -> int:
-        """The fewest columns of a terminal in which these widths fit."""
-        return sum(min(n, TEXT) if title in self.flow else n for title, n in widths.items()) + GAP * (len(widths) - 1)
+    def _needed(self, widths: Mapping[str, int], width: int) -> int:
+        return sum(self._least(title, n, width) for title, n in widths.items()) + GAP * (len(widths) - 1)
+
+    def _least(self, title: str, own: int, width: int) -> int:
+        """How few columns will do: half of the terminal for a name, a narrow column for words."""
+        if title == self.titles[0]:
+            return min(own, max(NAME, width // 2))
+        return min(own, TEXT) if title in self.flow else own
 
 
 def _shortened(text: str, width: int) -> str:
@@ -126,7 +133,9 @@ def say(answer: Answer, out: IO[str], *, as_json: bool) -> None:
         sys.stderr.write(f"{note}\n")
     try:
         if as_json:
-            out.write(json.dumps(answer.data, indent=2, default=str) + "\n")
+            from initconf.laws.base import to_json
+
+            out.write(json.dumps(to_json(answer.data), indent=2, default=str) + "\n")
         elif out.isatty():
             _to_terminal(answer, out)
         else:
@@ -140,7 +149,8 @@ def _to_terminal(answer: Answer, out: IO[str]) -> None:
     from rich.console import Console
 
     # rich alone would still print bold under NO_COLOR.
-    console = Console(file=out, highlight=False, markup=False, emoji=False, color_system=None if _colourless() else "auto")
+    colours: Any = None if os.environ.get("NO_COLOR") else "auto"
+    console = Console(file=out, highlight=False, markup=False, emoji=False, color_system=colours)
     left_out: list[str] = []
     for part in answer.parts:
         if isinstance(part, str):
@@ -154,7 +164,3 @@ def _to_terminal(answer: Answer, out: IO[str]) -> None:
             left_out += gone
     if left_out:
         console.print(f"(left out: {', '.join(dict.fromkeys(left_out))}; widen the terminal, or add | cat)", soft_wrap=True)
-
-
-def _colourless() -> bool:
-    return bool(os.environ.get("NO_COLOR"))

@@ -47,7 +47,7 @@ def names(args: Namespace) -> Answer:
     for kind, rows in found.items():
         titles = [kind, *dict.fromkeys(key for row in rows.values() for key in row)]
         cells = [[name, *(_cell(row.get(key)) for key in titles[1:])] for name, row in rows.items()]
-        parts += [Grid(titles, cells, flow=tuple(titles[1:]), stack=True), ""]
+        parts += [Grid(titles, cells, stack=True), ""]
     return Answer(found, parts[:-1])
 
 

@@ -153,7 +153,7 @@ def _attribute(module: ModuleType, path: str, said: str) -> Any:
         if not hasattr(found, part):
             there = [name for name in dir(found) if not name.startswith("_")]
             close = near(part, there)
-            where = module.__name__ if found is module else found.__name__
+            where = getattr(found, "__name__", type(found).__name__)
             raise _wrong(said, f"{where} has no {part!r}", f"did you mean {' or '.join(map(repr, close))}?" if close else None)
         found = getattr(found, part)
     return found

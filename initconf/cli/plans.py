@@ -20,13 +20,13 @@ from initconf.cli.inputs import (
     split_words,
 )
 from initconf.errors import InitConfError, Problem
-from initconf.laws import Law
+from initconf.laws.base import from_json, to_json
 from initconf.plan import Plan
 
 if TYPE_CHECKING:
     from torch import nn
 
-NARROW_FIRST = ("law", "fan_out", "role", "shape", "fan_in")
+NARROW_FIRST = ("law", "fan_out", "role", "shape", "fan_in", "initializer")
 """The columns of a plan that a narrow terminal loses, first the one that is needed least."""
 
 
@@ -109,7 +109,7 @@ def _difference(first: Plan, second: Plan, sides: tuple[str, str]) -> Answer:
     cells = [[name, what, *_told_apart(what, x, y)] for name, what, x, y in rows]
     total = len({leaf.label for made in (first, second) for leaf in made.leaves()})
     count = f"{len(names - {'seed'})} of {total} parameters differ"
-    return Answer(head, [Grid(titles, cells, flow=(titles[2], titles[3])), count], second.warnings, code=1)
+    return Answer(head, [Grid(titles, cells, flow=(titles[2], titles[3]), stack=True), count], second.warnings, code=1)
 
 
 def _rows(name: str, what: str, mine: Any, other: Any) -> list[tuple[str, str, Any, Any]]:
@@ -119,16 +119,8 @@ def _rows(name: str, what: str, mine: Any, other: Any) -> list[tuple[str, str, A
             row for key in dict.fromkeys([*mine, *other]) for row in _rows(name, f"{what}.{key}", mine.get(key), other.get(key))
         ]
     # A saved plan has lists for tuples, which are no difference.
-    x, y = _jsonable(mine), _jsonable(other)
+    x, y = to_json(mine), to_json(other)
     return [] if x == y else [(name, what, x, y)]
-
-
-def _jsonable(value: Any) -> Any:
-    if isinstance(value, Law):
-        return value.to_dict()
-    if isinstance(value, Mapping):
-        return {key: _jsonable(item) for key, item in value.items()}
-    return [_jsonable(item) for item in value] if isinstance(value, (tuple, list)) else value
 
 
 def _told_apart(what: str, first: Any, second: Any) -> tuple[str, str]:
@@ -140,8 +132,9 @@ def _told_apart(what: str, first: Any, second: Any) -> tuple[str, str]:
 
 
 def _shown(value: Any) -> str:
+    value = from_json(value)
     if isinstance(value, Mapping):
-        return str(Law.from_dict(value)) if "law" in value else ", ".join(f"{k}={_shown(v)}" for k, v in value.items())
+        return ", ".join(f"{k}={_shown(v)}" for k, v in value.items())
     if isinstance(value, list):
         return "x".join(map(str, value)) if all(isinstance(n, int) for n in value) and value else ", ".join(map(_shown, value))
     if value is None:

@@ -187,8 +187,8 @@ class _Compilation:
         if feed.nonlinearity is None:
             text = f"the activation that feeds it is not known: {feed.reason}"
             remedy = f"say it in a rule: {{match: '{site.name}', nonlinearity: relu}}"
-            if self.untraced and self.example is None:
-                remedy = f"give an example input, or {remedy}"
+            if self.untraced:
+                remedy = "give an example input that the model takes, or name the activation"
             raise InitConfError(Problem(text, remedy=remedy))
         return feed
 

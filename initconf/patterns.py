@@ -107,7 +107,9 @@ def _options() -> Any:
 
 @lru_cache(maxsize=4096)
 def _re2(kind: Kind, text: str) -> Any:
-    """The pattern compiled by RE2, None if RE2 refuses it."""
+    """The pattern compiled by RE2, None if RE2 refuses it, or takes a repetition (`{,3}`) for plain text."""
+    if kind != "glob" and re.search(r"\{(\d*,)?\d{5}|\{,\d", text):
+        return None
     try:
         return re2.compile(_as_regex(kind, text), _options())
     except re2.error:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, PlainValidator, PrivateAttr, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, PrivateAttr, model_validator
 from pydantic_core import PydanticCustomError
 
 from initconf import expressions, patterns
@@ -184,16 +184,16 @@ class Settings(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    initializer: Annotated[str | dict[str, Any] | None, PlainValidator(_named("initializer", "{name: normal, std: 0.02}"))] = (
+    initializer: Annotated[str | dict[str, Any] | None, BeforeValidator(_named("initializer", "{name: normal, std: 0.02}"))] = (
         None
     )
-    mode: Annotated[Mode | None, PlainValidator(_MODES)] = None
-    distribution: Annotated[Distribution | None, PlainValidator(_DISTRIBUTIONS)] = None
-    gain: Annotated[int | float | str | None, PlainValidator(_number)] = None
+    mode: Annotated[Mode | None, BeforeValidator(_MODES)] = None
+    distribution: Annotated[Distribution | None, BeforeValidator(_DISTRIBUTIONS)] = None
+    gain: Annotated[int | float | str | None, BeforeValidator(_number)] = None
     nonlinearity: Annotated[
-        str | dict[str, Any] | None, PlainValidator(_named("nonlinearity", "{name: leaky_relu, negative_slope: 0.2}"))
+        str | dict[str, Any] | None, BeforeValidator(_named("nonlinearity", "{name: leaky_relu, negative_slope: 0.2}"))
     ] = None
-    gain_method: Annotated[GainMethod | None, PlainValidator(_METHODS)] = None
+    gain_method: Annotated[GainMethod | None, BeforeValidator(_METHODS)] = None
 
     def settings(self) -> dict[str, Any]:
         """The settings that are set (not null)."""
@@ -203,26 +203,26 @@ class Settings(BaseModel):
 class Rule(Settings):
     """A selector plus settings. All given selectors must hold, on one and the same name of the parameter."""
 
-    match: Annotated[str | None, PlainValidator(_pattern("match"))] = None
+    match: Annotated[str | None, BeforeValidator(_pattern("match"))] = None
     """A regex for the whole name."""
-    search: Annotated[str | None, PlainValidator(_pattern("search"))] = None
+    search: Annotated[str | None, BeforeValidator(_pattern("search"))] = None
     """A regex found anywhere in the name."""
-    glob: Annotated[str | None, PlainValidator(_pattern("glob"))] = None
+    glob: Annotated[str | None, BeforeValidator(_pattern("glob"))] = None
     """A pattern with `*`, `?`, `[...]` for the whole name."""
-    module: Annotated[tuple[str, ...] | None, PlainValidator(_strings("a class name"))] = None
+    module: Annotated[tuple[str, ...] | None, BeforeValidator(_strings("a class name"))] = None
     """The owner's class, also a base class; with a dot the dotted path."""
-    inside: Annotated[tuple[str, ...] | None, PlainValidator(_strings("a class name"))] = None
+    inside: Annotated[tuple[str, ...] | None, BeforeValidator(_strings("a class name"))] = None
     """The class of any ancestor module."""
-    role: Annotated[tuple[Role, ...] | None, PlainValidator(_roles)] = None
-    ndim: Annotated[int | None, PlainValidator(_integer)] = None
+    role: Annotated[tuple[Role, ...] | None, BeforeValidator(_roles)] = None
+    ndim: Annotated[int | None, BeforeValidator(_integer)] = None
     """The number of the parameter's axes."""
-    block: Annotated[str | None, PlainValidator(_pattern("glob"))] = None
+    block: Annotated[str | None, BeforeValidator(_pattern("glob"))] = None
     """A block's name, or a glob; a rule without it claims every block."""
     priority: Annotated[int, BeforeValidator(lambda v: 0 if v is None else _integer(v))] = 0
     """A higher one sorts later, and the last match wins."""
     optional: Annotated[bool, BeforeValidator(lambda v: False if v is None else _flag(v))] = False
     """Whether the rule may match nothing."""
-    expect: Annotated[tuple[int, int] | None, PlainValidator(_expect)] = None
+    expect: Annotated[tuple[int, int] | None, BeforeValidator(_expect)] = None
     """How many parameters it must win: (min, max)."""
 
     @model_validator(mode="after")
@@ -253,20 +253,20 @@ def _rule_body(value: Any) -> Any:
 class InitSpec(Settings):
     """How the parameters of a model start, as the user said it. Made by `initconf.load`."""
 
-    seed: Annotated[int | None, PlainValidator(_integer)] = None
+    seed: Annotated[int | None, BeforeValidator(_integer)] = None
     unmatched: Annotated[
-        Literal["error", "keep"] | None, PlainValidator(_one_of("way to treat unmatched parameters", ("error", "keep"), {}))
+        Literal["error", "keep"] | None, BeforeValidator(_one_of("way to treat unmatched parameters", ("error", "keep"), {}))
     ] = None
     rules: Annotated[
-        dict[Annotated[str, PlainValidator(_rule_name)], Annotated[Rule | None, BeforeValidator(_rule_body)]],
+        dict[Annotated[str, BeforeValidator(_rule_name)], Annotated[Rule | None, BeforeValidator(_rule_body)]],
         BeforeValidator(_mapping("rules")),
     ] = {}
-    targets: Annotated[dict[str, Any], PlainValidator(_mapping("targets"))] = {}
-    layouts: Annotated[dict[str, Any], PlainValidator(_mapping("layouts"))] = {}
-    layers: Annotated[str | None, PlainValidator(_layers)] = None
+    targets: Annotated[dict[str, Any], BeforeValidator(_mapping("targets"))] = {}
+    layouts: Annotated[dict[str, Any], BeforeValidator(_mapping("layouts"))] = {}
+    layers: Annotated[str | None, BeforeValidator(_layers)] = None
     """A regex for whole names, with one group that gives the layer's number."""
-    compat: Annotated[Literal["torch"] | None, PlainValidator(_one_of("compat", ("torch",), {}))] = None
-    rng_device: Annotated[Literal["cpu", "auto"] | None, PlainValidator(_one_of("rng_device", ("cpu", "auto"), {}))] = None
+    compat: Annotated[Literal["torch"] | None, BeforeValidator(_one_of("compat", ("torch",), {}))] = None
+    rng_device: Annotated[Literal["cpu", "auto"] | None, BeforeValidator(_one_of("rng_device", ("cpu", "auto"), {}))] = None
 
     _sources: Any = PrivateAttr(default=None)
     _prefix: str = PrivateAttr(default="init")
@@ -275,6 +275,10 @@ class InitSpec(Settings):
     @classmethod
     def _without_hydra_keys(cls, value: Any) -> Any:
         return {k: v for k, v in value.items() if k not in _HYDRA_KEYS} if isinstance(value, Mapping) else value
+
+    def __eq__(self, other: object) -> bool:
+        """Whether the two say the same, wherever they have it from."""
+        return isinstance(other, InitSpec) and self.__dict__ == other.__dict__
 
     def live_rules(self) -> Iterator[tuple[str, Rule]]:
         """The rules that are not switched off, weakest first: by priority, then in the order in which they were said."""

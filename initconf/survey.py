@@ -210,8 +210,10 @@ def _with_depth(sites: list[Site], found: list[Found], layers: str | None) -> li
         if where.container is not None and where.child is not None and site.role in ("weight", "recurrent"):
             ranks = children.setdefault(where.container, {})
             ranks.setdefault(where.child, len(ranks))
-    there = ", ".join(sorted(children)) or "none"
-    several = f"the model has {len(children)} containers ({there}); say which with `layers: '<regex with one group>'`"
+    which = "say which with `layers: '<regex with one group>'`"
+    several = f"the model has {len(children)} containers ({', '.join(sorted(children))}); {which}"
+    if not children:
+        several = f"the model has no ModuleList or Sequential to count layers in; {which}"
     only = len(next(iter(children.values()))) if len(children) == 1 else None
     done = []
     for site, where in zip(sites, found, strict=True):

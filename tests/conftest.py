@@ -12,8 +12,12 @@ from initconf.lab.models import GPT, MLP
 # The same examples in every run, and no time limit for a single one: a suite that fails by luck teaches nobody anything.
 # `pytest --hypothesis-profile=explore` looks for new ones.
 settings.register_profile("initconf", deadline=None, derandomize=True, max_examples=60)
-settings.register_profile("explore", deadline=None, max_examples=3000)
+settings.register_profile("explore", deadline=None)
 settings.load_profile("initconf")
+
+
+# Workers of pytest-xdist share the cores: threads of their own would only wait for one another.
+torch.set_num_threads(1)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------

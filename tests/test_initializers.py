@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -85,7 +85,7 @@ def uniform(std):
 
 
 def lstm(dtype):
-    return nn.LSTM(3, 7000, dtype=dtype).requires_grad_(False)
+    return nn.LSTM(1, 250, dtype=dtype)
 
 
 def scaled(name, std, **settings):
@@ -97,7 +97,6 @@ def scaled(name, std, **settings):
 
 
 S = 0.87962566103423978  # of a normal law cut off at two sigma
-MAMBA = {"mean": -4.5892951, "std": 1.3304266}
 
 TABLE = {
     "constant": [Row({"value": 2.5}, Constant(2.5), 2.5, 0.0), Row({"value": -1}, Constant(-1.0), -1.0, 0.0, (7,))],
@@ -165,7 +164,7 @@ TABLE = {
         Row({}, Identity((3, 5)), 3 / 15, math.sqrt(3 / 15 - 0.04), (3, 5)),
         Row({"gain": -2}, Identity(KERNEL, 0, 1, -2.0), -32 / 15360, math.sqrt(64 / 15360 - (32 / 15360) ** 2), KERNEL),
     ],
-    "hadamard": [Row({"gain": 2}, Hadamard((8, 3), gain=2.0), 2 * 8 / math.sqrt(8) / 24, math.sqrt(0.5 - 2 / 9), (8, 3))],
+    "hadamard": [Row({"gain": 2}, Hadamard((8, 3), gain=2.0), 2 * 8 / math.sqrt(8) / 24, math.sqrt(0.5 - 1 / 18), (8, 3))],
     "zer_o": [
         Row({}, ZerO((4, 4)), 0.25, math.sqrt(0.25 - 0.0625), (4, 4)),
         # more outputs than inputs: entries +-2^(-(m - 1) / 2), m = 3; only the first column does not sum to zero
@@ -201,7 +200,7 @@ TABLE = {
         ),
         Row({"t_max": 9}, Constant(0.0), 0.0, 0.0, model=lstm, parameter="bias_hh_l0", block="f"),
     ],
-    "mamba_dt_bias": [Row({}, InverseSoftplus(0.001, 0.1, 1e-4), -4.579855942, 1.338803937, (200_000,))],
+    "mamba_dt_bias": [Row({}, InverseSoftplus(0.001, 0.1, 1e-4), -4.594376164961144, 1.3403815973340477, (200_000,))],
     "mamba2_a_log": [
         Row(
             {},
@@ -276,19 +275,8 @@ def files(tmp_path):
 
 def spec(name, row, files=None):
     said = {key: (files or {}).get(value, value) if isinstance(value, str) else value for key, value in row.settings.items()}
-    return (
-        {
-            "initializer": {"name": name, **said},
-            "unmatched": "keep",
-            "rules": {"all": {"glob": "*", "initializer": {"name": name, **said}}},
-        }
-        if row.model is None
-        else {
-            "initializer": "keep",
-            "unmatched": "keep",
-            "rules": {"it": {"glob": row.parameter, "initializer": {"name": name, **said}}},
-        }
-    )
+    rule = {"glob": row.parameter, "initializer": {"name": name, **said}}
+    return {"initializer": "keep", "unmatched": "keep", "rules": {"it": rule}}
 
 
 def entry(plan, row):
@@ -410,7 +398,6 @@ shapes = st.lists(st.integers(1, 40), min_size=2, max_size=5).map(tuple)
 gains = st.floats(1e-3, 1e3)
 MODES = ["fan_in", "fan_out", "fan_avg", "fan_geo_avg"]
 DISTRIBUTIONS = ["uniform", "untruncated_normal", "truncated_normal"]
-quickly = settings(max_examples=60, deadline=None, database=None)
 
 
 def site(shape, **layout):
@@ -426,7 +413,6 @@ def law(name, shape, **said):
     return entry.law(site(shape), taken)
 
 
-@quickly
 @given(shapes, gains)
 def test_named_forms_are_special_cases_of_variance_scaling(shape, gain):
     for ending, distribution in zip(["uniform", "normal", "truncated_normal"], DISTRIBUTIONS, strict=True):
@@ -439,7 +425,6 @@ def test_named_forms_are_special_cases_of_variance_scaling(shape, gain):
             assert law(f"{name}_{ending}", shape, gain=gain) == general
 
 
-@quickly
 @given(shapes, gains, st.sampled_from(MODES), st.sampled_from(DISTRIBUTIONS))
 def test_scale_is_gain_squared(shape, gain, mode, distribution):
     by_gain = law("variance_scaling", shape, gain=gain, mode=mode, distribution=distribution)
@@ -450,7 +435,6 @@ def test_scale_is_gain_squared(shape, gain, mode, distribution):
     assert relu.std == pytest.approx(math.sqrt(2) * by_gain.std, rel=1e-14)
 
 
-@quickly
 @given(shapes, st.integers(0, 4), st.integers(1, 9), st.sampled_from(MODES))
 def test_more_inputs_or_outputs_never_widen_the_law(shape, axis, more, mode):
     axis %= len(shape)
@@ -458,7 +442,6 @@ def test_more_inputs_or_outputs_never_widen_the_law(shape, axis, more, mode):
     assert law("variance_scaling", larger, mode=mode).std <= law("variance_scaling", shape, mode=mode).std
 
 
-@quickly
 @given(shapes, st.sampled_from(DISTRIBUTIONS))
 def test_modes_lie_between_each_other(shape, distribution):
     stds = {mode: law("variance_scaling", shape, mode=mode, distribution=distribution).std for mode in MODES}
@@ -467,7 +450,6 @@ def test_modes_lie_between_each_other(shape, distribution):
     assert stds["fan_geo_avg"] == pytest.approx(math.sqrt(stds["fan_in"] * stds["fan_out"]), rel=1e-12)
 
 
-@quickly
 @given(shapes)
 def test_formulas_are_those_of_torch(shape):
     tensor = torch.empty(shape)
@@ -597,7 +579,7 @@ def test_mamba_dt_bias_is_the_inverse_of_softplus():
     model = Holder((4096,))
     initconf.initialize(model, {"rules": {"dt": {"glob": "*", "initializer": "mamba_dt_bias"}}}).verify()
     steps = nn.functional.softplus(model.matrix.detach().double())
-    assert 0.001 <= float(steps.min()) * (1 + 1e-5)
+    assert float(steps.min()) >= 0.001 * (1 - 1e-5)
     assert float(steps.max()) <= 0.1 * (1 + 1e-5)
     assert float(steps.log().mean()) == pytest.approx(math.log(0.01), abs=0.1)
 

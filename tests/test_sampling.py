@@ -8,7 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
@@ -64,7 +64,6 @@ def written_out_uniforms(key, n, double=False):
     return made[:n]
 
 
-@settings(max_examples=50, deadline=None, database=None)
 @given(st.integers(-(2**70), 2**70), st.text(st.characters(codec="utf-8"), max_size=12), st.none() | st.text(max_size=3))
 def test_the_key_is_a_hash_of_version_seed_name_and_block(seed, name, block):
     name, block = name.replace("\ud800", ""), block and "".join(c for c in block if not "\ud800" <= c <= "\udfff")

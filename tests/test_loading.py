@@ -1,0 +1,693 @@
+"""Loading: every way in, where each value came from, and that nothing whatever raises anything but SpecError."""
+
+import enum
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import hydra
+import numpy as np
+import pytest
+from hydra.core.config_store import ConfigStore
+from hydra.core.global_hydra import GlobalHydra
+from hydra.version import VersionBase
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from omegaconf import OmegaConf
+
+from initconf import InitSpec, Rule, SpecError, load
+from initconf.loading import catalogue, load_application, rule_files, schemes
+
+HE = load("he")
+VERSION = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
+
+
+@pytest.fixture
+def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def write(name: str, text: str) -> str:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return name
+
+
+def refused(*args: Any, **kwargs: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        load(*args, **kwargs)
+    return str(caught.value)
+
+
+# --- every way in ----------------------------------------------------------------------------------------------------
+
+
+def test_by_name() -> None:
+    assert (HE.initializer, HE.mode, HE.distribution, HE.nonlinearity) == (
+        "variance_scaling",
+        "fan_in",
+        "untruncated_normal",
+        "relu",
+    )
+    assert [*HE.rules] == ("norm_scale norm_shift bias embedding position recurrent gate_scale state other head".split())
+
+
+@pytest.mark.parametrize("suffix", [".yaml", ".yml", ""])
+def test_by_path(suffix: str, here: Path) -> None:
+    text = "defaults: [he]\ngain: 1e-3\nrules:\n  a: {search: '\\.w$', initializer: zeros}\n"
+    name = write(f"mine{suffix}", text)
+    for source in (name, Path(name), here / name):
+        spec = load(source)
+        assert (spec.gain, spec.mode, [*spec.rules][-1]) == (0.001, "fan_in", "a")
+    assert spec.source("gain") == f"{name}:2"
+    assert load(write(f"plain{suffix}", "gain: 2")).settings() == {"gain": 2}
+
+
+def test_a_file_named_as_a_scheme_does_not_hide_it(here: Path) -> None:
+    write("he", "gain: 9")
+    assert load("he") == HE
+    assert load("./he").gain == 9
+    assert load(Path("he")).gain == 9
+
+
+def test_a_file_in_a_folder_init_knows_its_neighbours(here: Path) -> None:
+    write("conf/init/base_mine.yaml", "gain: 3\nseed: 1")
+    write("conf/init/rules/mine.yaml", "mine: {glob: '*.w', gain: 4}")
+    name = write("conf/init/mine.yaml", "defaults: [base_mine, {rules: mine}, _self_]\nseed: 2")
+    spec = load(name)
+    assert (spec.gain, spec.seed, [*spec.rules]) == (3, 2, ["mine"])
+    assert spec.sources("seed") == ["conf/init/base_mine.yaml:2", "conf/init/mine.yaml:2"]
+
+
+@pytest.mark.parametrize(
+    ("mapping", "settings", "rules"),
+    [
+        ({}, {}, []),
+        ({"gain": 0.5}, {"gain": 0.5}, []),
+        ({"defaults": None, "gain": 2}, {"gain": 2}, []),
+        ({"defaults": []}, {}, []),
+        ({"defaults": "he"}, HE.settings(), [*HE.rules]),
+        ({"defaults": ["he"], "gain": 2}, {**HE.settings(), "gain": 2}, [*HE.rules]),
+        ({"defaults": ["_self_", "he"], "mode": "fan_out"}, HE.settings(), [*HE.rules]),
+        ({"defaults": ["he", {"override rules": ["head"]}]}, HE.settings(), ["head"]),
+        ({"defaults": [{"rules": ["head", "biases"]}]}, {}, ["head", "bias"]),
+        ({"defaults": ["rules/head"]}, {}, ["head"]),
+        ({"defaults": ["he"], "rules": {"bias": None, "a": {"glob": "*"}}}, HE.settings(), [*HE.rules, "a"]),
+    ],
+)
+def test_by_mapping(mapping: dict, settings: dict, rules: list) -> None:
+    spec = load(mapping)
+    assert (spec.settings(), [*spec.rules]) == (settings, rules)
+
+
+def test_a_mapping_may_hold_what_programs_hold() -> None:
+    class Scale(str, enum.Enum):
+        root = "1/sqrt(2)"
+
+    mapping = MappingProxyType(
+        {
+            "gain": np.float32(0.5),
+            "seed": np.int64(7),
+            "rules": {
+                "a": Rule(role="weight", gain=Scale.root),
+                "b": {"module": ("Linear",), "initializer": {"name": "x", "path": Path("a/b")}},
+                "c": OmegaConf.create({"glob": "*", "gain": "${init.gain}"}),
+            },
+        }
+    )
+    spec = load(mapping)
+    assert (spec.gain, type(spec.gain), spec.seed, type(spec.seed)) == (0.5, float, 7, int)
+    assert spec.rules["a"].gain == "1/sqrt(2)"
+    assert spec.rules["b"].initializer == {"name": "x", "path": "a/b"}
+    assert spec.rules["c"].gain == 0.5
+
+
+def test_by_spec() -> None:
+    assert load(HE) is HE
+    spec = load({"defaults": ["he"], "rules": {"bias": None, "a": {"match": r"w\${x"}}})
+    bent = load(spec, overrides=["seed=3"])
+    assert bent.rules == spec.rules
+    assert bent.rules["a"].match == "w${x"  # no interpolation: it was resolved already
+    assert bent.sources("mode") == spec.sources("mode") != []
+    assert bent.source("seed") == "override 'init.seed=3'"
+    assert load(InitSpec(gain=2), overrides=["seed=3"]) == InitSpec(gain=2, seed=3)
+
+
+def test_what_is_no_spec() -> None:
+    for nothing in (3, None, ["he"], b"he", OmegaConf.create(["he"])):
+        assert refused(nothing) == (
+            f"not a spec: its type is {type(nothing).__name__}\n"
+            "  -> give the name of a scheme, a path, a mapping, a DictConfig or an InitSpec"
+        )
+
+
+def test_lists() -> None:
+    assert schemes() == ["glorot", "gpt2", "he", "lecun", "orthogonal", "torch"]
+    assert rule_files() == ["biases", "embeddings", "head", "none", "norms", "roles"]
+    assert catalogue("init/rules")["biases"] == (
+        "initconf/conf/init/rules/biases.yaml",
+        "bias: {role: bias, initializer: zeros, optional: true}\n",
+    )
+
+
+def test_a_directory_of_ones_own_comes_first(here: Path) -> None:
+    write("conf/init/he.yaml", "gain: 7")
+    write("conf/init/rules/mine.yaml", "mine: {glob: '*.w', gain: 4}")
+    assert load("he", config_dir="conf").settings() == {"gain": 7}
+    assert load("he").gain is None
+    assert [*load("lecun", ["init/rules=[head,mine]"], config_dir="conf").rules] == ["head", "mine"]
+    assert load({"defaults": ["he"]}, config_dir=here / "conf").source("gain") == "conf/init/he.yaml:1"
+    assert "mine" in rule_files("conf")
+    assert refused("he", config_dir="nope") == "--config-dir = 'nope': there is no such directory"
+
+
+# --- overrides -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("override", "path", "value"),
+    [
+        ("gain=0.5", "gain", 0.5),
+        ("init.gain=0.5", "gain", 0.5),
+        ("+gain=0.5", "gain", 0.5),
+        ("++init.gain=1e-3", "gain", 0.001),
+        ('gain="1/sqrt(2*n_layers)"', "gain", "1/sqrt(2*n_layers)"),
+        ("mode=null", "mode", None),
+        ("~mode", "mode", None),
+        ("initializer=zeros", "initializer", "zeros"),
+        ("initializer={name: normal, std: 0.1}", "initializer", {"name": "normal", "std": 0.1}),
+        ("rules.head.gain=0.1", "rules.head.gain", 0.1),
+        ("init.rules.head.gain=0.1", "rules.head.gain", 0.1),
+        ("rules.head={gain: 0.1}", "rules.head.gain", 0.1),
+        ("rules.new={glob: *.w, initializer: zeros}", "rules.new.glob", "*.w"),
+        ('rules.new={match: "^head\\.(a|b)$"}', "rules.new.match", r"^head\.(a|b)$"),
+        ("rules.bias=null", "rules.bias", None),
+        ("~rules.bias", "rules", [name for name in HE.rules if name != "bias"]),
+        ("init/rules=[head,biases]", "rules", ["head", "bias"]),
+        ("init/rules=head", "rules", ["head"]),
+        ("init/rules=[]", "rules", []),
+        ("init/rules=none", "rules", []),
+        ("+init/rules@init.rules=biases", "rules", [*HE.rules]),
+        ("init=lecun", "distribution", "truncated_normal"),
+        ("gain=${init.seed}", "gain", None),
+    ],
+)
+def test_overrides(override: str, path: str, value: Any) -> None:
+    found: Any = load("he", [override])
+    for part in path.split("."):
+        found = found[part] if isinstance(found, dict) else getattr(found, part)
+    assert ([*found] if path == "rules" else found) == value
+
+
+def test_overrides_over_every_source(here: Path) -> None:
+    name = write("mine.yaml", "gain: 2\nrules:\n  a: {glob: '*'}\n")
+    overrides = ["gain=3", "rules.a.gain=4", "init/rules=[biases]", "rules.b={role: bias}"]
+    for source in (name, {"gain": 2, "rules": {"a": {"glob": "*"}}}):
+        spec = load(source, overrides)
+        assert (spec.gain, spec.rules["a"].gain, [*spec.rules]) == (3, 4, ["bias", "a", "b"])
+    node = OmegaConf.create({"gain": 2, "rules": {"a": {"glob": "*"}}})
+    for source in (load(name), node):
+        spec = load(source, overrides)
+        assert (spec.gain, spec.rules["a"].gain, [*spec.rules]) == (3, 4, ["bias", "a", "b"])
+    assert load("he", "gain=3").gain == 3  # one override needs no list
+    assert load("glorot", ["init=he", "gain=2"]) == load("he", ["gain=2"])
+
+
+@pytest.mark.parametrize(
+    ("override", "text"),
+    [
+        (
+            "gain",
+            "(override 'init.gain'): the override does not parse: missing EQUAL at '<EOF>'\n  -> write init.gain=VALUE",
+        ),
+        (
+            "rules.a.match=^head(b)$",
+            "(override 'init.rules.a.match=^head(b)$'): the override does not parse: token recognition error at: '^'\n"
+            "  -> single quotes for the shell, double quotes for Hydra: 'init.rules.a.match=\"^head(b)$\"'",
+        ),
+        (
+            "gain=1/sqrt(2)",
+            "(override 'init.gain=1/sqrt(2)'): the override does not parse: mismatched input '(' expecting <EOF>\n"
+            "  -> single quotes for the shell, double quotes for Hydra: 'init.gain=\"1/sqrt(2)\"'",
+        ),
+        (
+            "rules.a={match: a(b)}",
+            "(override 'init.rules.a={match: a(b)}'): the override does not parse: no viable alternative at input "
+            '\'{match: a(b\'\n  -> put strings inside it in double quotes: {match: "^head\\.(a|b)$", gain: "1/sqrt(2)"}',
+        ),
+        (
+            "rules.a b=3",
+            "(override 'init.rules.a b=3'): the override does not parse: token recognition error at: ' '\n"
+            "  -> write key=value, where the key is names with dots between them: init.rules.head.gain=0.1",
+        ),
+        (
+            "gain=0.5,1",
+            "(override 'init.gain=0.5,1'): the override gives several values, and a spec has one\n"
+            "  -> a sweep is run by Hydra, with -m; a list is written init.gain=[...]",
+        ),
+        (
+            "hydra.run.dir=x",
+            "(override 'hydra.run.dir=x'): the override does not reach the spec\n"
+            "  -> an override is relative to the spec (gain=0.5), or begins with init. or init/",
+        ),
+        (
+            "+init@gen.init=he",
+            "(override '+init@gen.init=he'): the override does not reach the spec\n"
+            "  -> an override is relative to the spec (gain=0.5), or begins with init. or init/",
+        ),
+        (
+            "rules=[roles,head]",
+            "init  (override 'init.rules=[roles,head]'): the rules are a mapping\n"
+            "  -> rule files are chosen with a slash: init/rules=[roles,head]",
+        ),
+        (
+            "init/rules=nope",
+            "init/rules = 'nope'  (override 'init/rules=nope'): no rule file has this name\n"
+            "  -> did you mean 'none'? there are: biases, embeddings, head, none, norms, roles",
+        ),
+        (
+            "init/rules=[head,rols]",
+            "init/rules = 'rols'  (override 'init/rules=[head,rols]'): no rule file has this name\n"
+            "  -> did you mean 'roles'? there are: biases, embeddings, head, none, norms, roles",
+        ),
+        (
+            "init/rules=null",
+            "init  (override 'init/rules=null'): Config group override must be a string or a list. Got NoneType\n"
+            "  -> for no rules, init/rules=none",
+        ),
+        (
+            "~rules.nope",
+            "init  (override '~init.rules.nope'): Could not delete from config. 'init.rules.nope' does not exist\n"
+            "  -> to switch it off, init.rules.nope=null",
+        ),
+        (
+            "init=hee",
+            "init = 'hee'  (override 'init=hee'): no scheme has this name\n"
+            "  -> did you mean 'he'? there are: glorot, gpt2, he, lecun, orthogonal, torch",
+        ),
+        ("~init", "init: the spec is empty\n  -> choose a scheme: init=he"),
+        ("gian=1", "init.gian = 1  (override 'init.gian=1'): 'gian' is not a key of a spec\n  -> did you mean 'gain'?"),
+        (
+            "initializer.std=3",
+            "init.initializer  (override 'init.initializer.std=3'): the initializer mapping has no name\n"
+            "  -> write {name: normal, std: 0.02}; an override such as initializer.std=3 over a plain string loses the "
+            "name: set initializer.name too",
+        ),
+        (
+            "gain=???",
+            "init.gain  (override 'init.gain=???'): it must be given a value, and has none (???)\n"
+            "  -> write init.gain=VALUE on the command line",
+        ),
+        (
+            "gain=${nope}",
+            "init.gain  (override 'init.gain=${nope}'): Interpolation key 'nope' not found\n"
+            "  -> ${...} begins at the root of the whole configuration (${init.gain}), or is relative: ${.gain}",
+        ),
+    ],
+)
+def test_what_an_override_may_not_say(override: str, text: str) -> None:
+    assert refused("he", [override]) == text
+
+
+def test_an_override_is_a_string() -> None:
+    assert refused("he", [3]) == "an override is a string, not a int"
+
+
+# --- interpolations --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("gain", ["${seed}", "${init.seed}", "${.seed}", "${oc.env:NOBODY_SETS_THIS,3}"])
+def test_interpolations_are_the_same_in_every_way(gain: str, here: Path) -> None:
+    name = write(
+        "mine.yaml", f"gain: {gain}\nseed: 3\nrules:\n  a: {{glob: '*', gain: '${{..b.gain}}'}}\n  b: {{ndim: 2, gain: 5}}\n"
+    )
+    data = OmegaConf.to_container(OmegaConf.load(name), resolve=False)
+    assert isinstance(data, dict)
+    for source, overrides in ((name, []), (data, []), (name, ["compat=null"]), ({"defaults": ["he"], **data}, [])):
+        spec = load(source, overrides)
+        assert (spec.gain, spec.rules["a"].gain) == (3, 5)
+
+
+def test_mandatory_values_have_to_be_given(here: Path) -> None:
+    name = write("mine.yaml", "seed: ???\n")
+    assert refused(name) == (
+        "init.seed  (mine.yaml:1): it must be given a value, and has none (???)\n  -> write init.seed=VALUE on the command line"
+    )
+    assert load(name, ["seed=3"]).seed == 3
+
+
+# --- files that are wrong --------------------------------------------------------------------------------------------
+
+QUOTE = "\n  -> patterns, and whatever holds : # , * & ! [ ] { }, stand in single quotes: '...'"
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("a: [1", "x.yaml:1: not YAML: while parsing a flow sequence expected ',' or ']', but got '<stream end>'" + QUOTE),
+        ("a: {match: *.w}", "x.yaml:1: not YAML: while scanning an alias expected alphabetic or numeric character, but found '.'" + QUOTE),
+        ("\na: {match: [ab]c}", "x.yaml:2: not YAML: while parsing a flow mapping expected ',' or '}', but got '<scalar>'" + QUOTE),
+        ("gain: 1\ngain: 2", "x.yaml:2: not YAML: while constructing a mapping found duplicate key gain" + QUOTE),
+        ("a: 1\n---\nb: 2", "x.yaml:2: not YAML: expected a single document in the stream but found another document" + QUOTE),
+        (
+            "a: !!python/object/apply:os.system [x]",
+            "x.yaml:1: not YAML: could not determine a constructor for the tag "
+            "'tag:yaml.org,2002:python/object/apply:os.system'" + QUOTE,
+        ),
+        ("- 1", "x.yaml: not a mapping of settings\n  -> write key: value in each line"),
+        ("he", "x.yaml: not a mapping of settings\n  -> write key: value in each line"),
+        ("a: &a [*a]", "x.yaml: cannot be read: it holds too many values, or an alias of itself"),
+        ("a: " + "[" * 3000, "x.yaml: cannot be read: it is nested too deeply"),
+        ("a: \0", "x.yaml: cannot be read: unacceptable character #x0000: special characters are not allowed"),
+        (
+            "rules: {on: {glob: x}}",
+            "init.rules  (x.yaml): the key True is not a string\n"
+            "  -> YAML reads on, off, yes and no as true and false: put the key in quotes",
+        ),
+        ("rules:\n  a: {3: x}", "init.rules.a  (x.yaml): the key 3 is not a string"),
+        ("gain: 2\nmoed: fan_in", "init.moed = 'fan_in'  (x.yaml:2): 'moed' is not a key of a spec\n  -> did you mean 'mode'?"),
+        (
+            "defaults: [hee]\ngain: 2",
+            "init.defaults = 'hee'  (x.yaml): no scheme has this name\n"
+            "  -> did you mean 'he'? there are: glorot, gpt2, he, lecun, orthogonal, torch",
+        ),
+        (
+            "defaults: [{rules: [head, rols]}]",
+            "init.defaults = 'rols'  (x.yaml): no rule file has this name\n"
+            "  -> did you mean 'roles'? there are: biases, embeddings, head, none, norms, roles",
+        ),
+        (
+            "defaults: [3]",
+            "init.defaults = [3]  (x.yaml): not a defaults list\n"
+            "  -> write schemes and rule files: [he, {rules: [roles, head]}, _self_]",
+        ),
+        (
+            "defaults: [he, glorot]",
+            "init  (x.yaml): init/schema@init appears more than once in the final defaults list\n"
+            "  -> a spec starts from one scheme, and names its rule files in one list: rules: [roles, head]",
+        ),
+    ],
+)  # fmt: skip
+def test_files_that_are_wrong(text: str, error: str, here: Path) -> None:
+    assert refused(write("x.yaml", text)) == error
+
+
+def test_files_that_cannot_be_read(here: Path) -> None:
+    assert refused("nope.yaml") == "nope.yaml: there is no such file\n  -> a scheme by name has no suffix: init=he"
+    Path("folder.yaml").mkdir()
+    assert refused("folder.yaml") == "folder.yaml: cannot be read: Is a directory"
+    Path("bytes.yaml").write_bytes(b"\xff\xfe\x00")
+    assert refused("bytes.yaml") == "bytes.yaml: cannot be read: it is not UTF-8 text"
+    Path("large.yaml").write_bytes(b"#" * (5 << 20))
+    assert refused("large.yaml") == "large.yaml: cannot be read: it has more than 4 MiB"
+    laughs = "\n".join(["a0: &a0 [1]", *(f"a{i}: &a{i} [{','.join([f'*a{i - 1}'] * 10)}]" for i in range(1, 20))])
+    assert refused(write("laughs.yaml", laughs)) == (
+        "laughs.yaml: cannot be read: it holds too many values, or an alias of itself"
+    )
+
+
+def test_files_in_a_directory_that_are_wrong(here: Path) -> None:
+    write("init/broken.yaml", "gain: [")
+    assert refused("broken", config_dir=".").startswith(f"{here}/init/broken.yaml:1: not YAML: ")
+    write("init/lost.yaml", "defaults: [{rules: nope}]")
+    assert refused("lost", config_dir=".") == (
+        "init.defaults = 'nope'  (init/lost.yaml): no rule file has this name\n"
+        "  -> did you mean 'none'? there are: biases, embeddings, head, none, norms, roles"
+    )
+    Path("init/bytes.yaml").write_bytes(b"\xff")
+    assert "decode byte 0xff" in refused("bytes", config_dir=".")
+    write("init/noslot.yaml", "gain: 2")
+    assert refused("noslot", ["init/rules=[head]"], config_dir=".") == (
+        "init  (override 'init/rules=[head]'): Could not override 'init/rules'. No match in the defaults list; "
+        "To append to your default list use +init/rules=['head']"
+    )
+
+
+# --- where a value came from -----------------------------------------------------------------------------------------
+
+
+def test_addresses_of_a_scheme() -> None:
+    spec = load("gpt2", ["gain=2", "rules.head={gain: 0.1}", "rules.mine.glob=x", "init/rules=[biases,head]"])
+    assert spec.source("initializer") == "initconf/conf/init/gpt2.yaml:8"
+    assert spec.source("initializer.std") == "initconf/conf/init/gpt2.yaml:8"
+    assert spec.source("rules.residual.gain") == "initconf/conf/init/gpt2.yaml:12"
+    assert spec.source("rules.bias.role") == "initconf/conf/init/rules/biases.yaml:1"
+    assert spec.sources("rules.head.gain") == ["override 'init.rules.head={gain: 0.1}'"]
+    # The override names the rule, but not its selector.
+    assert spec.source("rules.head.search") == "initconf/conf/init/rules/head.yaml:2"
+    assert spec.sources("rules.head") == ["initconf/conf/init/rules/head.yaml:2", "override 'init.rules.head={gain: 0.1}'"]
+    assert spec.source("gain") == "override 'init.gain=2'"
+    assert spec.sources("rules.mine") == spec.sources("rules.mine.glob") == ["override 'init.rules.mine.glob=x'"]
+    assert spec.source("seed") is None
+    assert spec.sources("nothing.there") == []
+
+
+def test_addresses_of_ones_own_file_and_mapping(here: Path) -> None:
+    name = write("sub/mine.yaml", "# a comment\ndefaults: [he]\n\nmode: fan_out\nrules:\n  head: {gain: 0.1}\n")
+    spec = load(name, ["seed=1"])
+    assert spec.sources("mode") == ["initconf/conf/init/he.yaml:8", "sub/mine.yaml:4"]
+    assert spec.sources("rules.head.gain") == ["sub/mine.yaml:6"]
+    assert spec.source("seed") == "override 'init.seed=1'"
+    assert load(here / name).source("mode") == "sub/mine.yaml:4"
+    plain = load(write("plain.yaml", "gain: 2"))
+    assert (plain.source("gain"), plain.source("seed")) == ("plain.yaml:1", None)
+    for mapping in ({"gain": 2}, {"defaults": ["he"], "gain": 2}):
+        assert load(mapping).source("gain") == "a mapping in Python"
+    assert load({"defaults": ["he"], "gain": 2}).source("mode") == "initconf/conf/init/he.yaml:8"
+
+
+# --- Hydra's own nodes -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def composed(here: Path) -> Callable[..., Any]:
+    write(
+        "conf/config.yaml",
+        "defaults: [{init: he}, _self_]\nwidth: 4\ninit: {gain: '${width}'}\ngen: {init: {gain: 3, seed: ???}}",
+    )
+
+    def compose(*overrides: str) -> Any:
+        with hydra.initialize_config_dir(str(here / "conf"), **VERSION):
+            return hydra.compose("config", [*overrides])
+
+    return compose
+
+
+def test_by_node(composed: Callable[..., Any]) -> None:
+    cfg = composed("width=5", "init.rules.head.gain=0.1")
+    spec = load(cfg.init)
+    assert (spec.gain, spec.rules["head"].gain) == (5, 0.1)
+    assert load(cfg.init, ["gain=7"]).gain == 7
+    assert spec.path("gain") == "init.gain"
+    assert refused(cfg.gen.init) == (
+        "gen.init.seed: it must be given a value, and has none (???)\n  -> write gen.init.seed=VALUE on the command line"
+    )
+    cfg.gen.init.seed = "x"
+    assert refused(cfg.gen.init) == "gen.init.seed = 'x': not an integer"
+    assert load(OmegaConf.create({"gain": "${seed}", "seed": 3})).gain == 3
+    for empty in (OmegaConf.create({"init": None}), OmegaConf.create({"init": "???"})):
+        assert "init" in refused(empty._get_node("init")) if isinstance(empty._get_node("init"), dict) else True
+
+
+def test_the_whole_configuration_of_an_application(composed: Callable[..., Any]) -> None:
+    spec = load_application("conf", "config", ["width=9", "gen.init.seed=4"])
+    assert (spec.gain, spec.source("gain")) == (9, "conf/config.yaml:3")
+    assert load_application("conf", "config.yaml", ["gen.init.seed=4"], node="gen.init").seed == 4
+    with pytest.raises(SpecError) as caught:
+        load_application("conf", "config", node="inti")
+    assert str(caught.value) == "inti: the configuration 'config' has no such node\n  -> did you mean 'init'?"
+
+
+def test_a_running_application_is_left_as_it_was(composed: Callable[..., Any]) -> None:
+    class Callback:
+        lock = threading.Lock()  # what cannot be copied is not copied
+
+    with hydra.initialize_config_module("initconf.conf", **VERSION):
+        running, version = GlobalHydra.instance(), VersionBase.instance()
+        inside, base = running.hydra, version.getbase()
+        running.hydra.callback = Callback()  # type: ignore[union-attr]
+        options = ConfigStore.instance().list("init")
+        for source, overrides in (("he", []), ({"defaults": ["he"]}, ["gain=2"])):
+            load(source, overrides)
+            for wrong in ("gian=2", "init/rules=nope", "gain=???"):
+                refused(source, [wrong])
+        assert GlobalHydra.instance() is running
+        assert running.hydra is inside
+        assert VersionBase.instance() is version
+        assert version.getbase() == base
+        assert ConfigStore.instance().list("init") == options
+        assert hydra.compose(overrides=["+init=glorot"]).init.mode == "fan_avg"
+    assert not GlobalHydra.instance().is_initialized()
+
+
+def test_loads_from_several_threads_do_not_meet() -> None:
+    found: dict[int, Any] = {}
+    work = [
+        threading.Thread(target=lambda i=i: found.update({i: load({"defaults": ["he"], "seed": i}).seed})) for i in range(6)
+    ]
+    for thread in work:
+        thread.start()
+    for thread in work:
+        thread.join()
+    assert found == {i: i for i in range(6)}
+
+
+# --- nothing but SpecError, and no code ------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """A module that whoever imports it leaves in `sys.modules`."""
+    (tmp_path / "sung.py").write_text("print('la')")
+    monkeypatch.syspath_prepend(tmp_path)
+    yield "sung"
+    assert "sung" not in sys.modules
+
+
+@pytest.mark.parametrize("override", ["hydra.searchpath=[pkg://sung]", "++hydra.searchpath=[pkg://sung]", "_target_=sung.x"])
+def test_no_override_imports_anything(override: str, canary: str) -> None:
+    with pytest.raises(SpecError):
+        load("he", [override, "seed=x"])
+
+
+def test_no_mapping_imports_anything(canary: str, here: Path) -> None:
+    load({"_target_": "sung.x", "initializer": "sung.x", "rules": {"a": {"glob": "*", "initializer": {"name": "sung:x"}}}})
+    for tag in ("python/module:sung", "python/name:sung.x", "python/object/new:sung.x []", "python/object/apply:sung.x []"):
+        assert "could not determine a constructor" in refused(write("x.yaml", f"a: !!{tag}"))
+    for entry in ({"override /hydra/launcher": "sung"}, "pkg://sung", {"/hydra/searchpath": "pkg://sung"}):
+        with pytest.raises(SpecError):
+            load({"defaults": [entry], "seed": "x"})
+
+
+class Odd:
+    """Nothing can be done with it."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("repr")
+
+    def __bool__(self) -> bool:
+        raise RuntimeError("bool")
+
+    def __eq__(self, other: object) -> bool:
+        raise RuntimeError("eq")
+
+    __hash__ = object.__hash__
+
+
+class Colour(enum.Enum):
+    red = 1
+
+
+WORDS = (
+    "he error keep normal fan_in relu second_moment ${gain} ${nope} ${oc.env:NOBODY_SETS_THIS} ${ ${} ??? ${init.gain} ${..} "
+    "${rules.head} ${init} ${oc.create:{a:1}} ${.} 1/sqrt(2) ' weight bias ( [a *.w \ud800 \0 auto torch \\${x} __mapping__"
+).split(" ")
+words = st.sampled_from(WORDS)
+leaves = (
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=6) | words | st.binary(max_size=3)
+    | st.sampled_from([10**400, 1j, object(), Odd(), Colour.red, int, print, ..., range(3), {1}, frozenset(), np.float32(2), np.zeros(2)])
+)  # fmt: skip
+KEYS = [*InitSpec.model_fields, *Rule.model_fields, "defaults", "_target_", "name", "std", "a.b", "", "x y", "init", "_self_"]
+keys = (
+    st.sampled_from(KEYS) | st.sampled_from(KEYS) | st.text(max_size=4)
+    | st.sampled_from([1, 1.5, True, None, b"x", (1,), Colour.red, Odd()])
+)  # fmt: skip
+trees = st.recursive(
+    leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.tuples(inner) | st.dictionaries(keys, inner, max_size=3),
+    max_leaves=6,
+)
+rules = st.none() | st.dictionaries(st.sampled_from([*Rule.model_fields]), trees, max_size=3)
+specs = st.fixed_dictionaries(
+    {},
+    optional={
+        **{key: trees | words for key in InitSpec.model_fields},
+        "rules": trees | st.dictionaries(st.sampled_from(["head", "bias", "a b"]), rules, max_size=2),
+    },
+)
+entries = words | st.dictionaries(
+    words | st.sampled_from(["rules", "override rules", "/init", "optional x"]), words | leaves, max_size=1
+)
+SIGNS = ["", "", "+", "++", "~"]
+TARGETS = (
+    "gain init.gain rules rules.head rules.head.gain init/rules init initializer initializer.std defaults init/schema init@init "
+    "init/rules@init.rules a.b seed.x init.rules.bias targets.x hydra.x hydra/x +"
+).split()
+VALUES = (
+    "null he [head] {a:1} {match:a} [] ${gain} ${init} ${.} ??? 'a,b' a,b roles range(1,3) {name:normal,std:1} __mapping__ "
+    "${init.rules} ${oc.env:X} 1e400 [${x}] base 'x 1 0.5 \ud800 ${oc.decode:x}"
+).split(" ")
+overrides = st.text(max_size=12) | st.builds(
+    "{}{}{}{}".format, st.sampled_from(SIGNS), st.sampled_from(TARGETS), st.sampled_from(["=", "=", "=", "", "@x="]), st.sampled_from(VALUES)
+)  # fmt: skip
+
+
+def only_a_spec_error(*args: Any) -> None:
+    try:
+        load(*args)
+    except SpecError as error:
+        assert str(error)  # noqa: PT017  that it is raised is not what is asserted
+
+
+nested: dict = {}
+nested["rules"] = nested
+deep: dict = {}
+for _ in range(5000):
+    deep = {"targets": deep}
+wide: list = [1]
+for _ in range(60):
+    wide = [wide, wide]
+
+
+@settings(max_examples=400)
+@given(specs | st.dictionaries(keys, trees, max_size=4))
+@example(nested)
+@example(deep)
+@example({"targets": {"a": wide}})
+def test_any_mapping(mapping: dict) -> None:
+    mapping.pop("defaults", None)
+    only_a_spec_error(mapping)
+
+
+@settings(max_examples=60)
+@given(specs, st.lists(entries | leaves, max_size=3) | trees)
+def test_any_mapping_with_any_defaults(mapping: dict, defaults: Any) -> None:
+    only_a_spec_error({**mapping, "defaults": defaults})
+
+
+@settings(max_examples=80)
+@given(st.lists(overrides, min_size=1, max_size=2), st.sampled_from(["he", {"gain": 1}, OmegaConf.create({"gain": 1})]))
+def test_any_override(lines: list[str], source: Any) -> None:
+    only_a_spec_error(source, lines)
+
+
+TOKENS = (
+    "gain rules defaults init : - \n [ ] { } , &a *a !!set !!omap !!binary !!python/name:os.system <<: | > ' \" # ? --- ... "
+    "%YAML !!timestamp 2020-01-01 1e3 0x1F 1_0 ~ null yes .inf .nan 12:30 he ${gain} ??? \t \0 \ufeff !foo !!int !!float x"
+).split(" ")
+texts = st.lists(st.sampled_from([*TOKENS, " ", ": ", "\n  ", "- "]), max_size=14).map("".join)
+
+
+@settings(max_examples=400, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    data=st.binary(max_size=40)
+    | texts.map(str.encode)
+    | texts.map(lambda text: text.encode("utf-16"))
+    | st.text(max_size=30).map(lambda text: text.encode("utf-8", "surrogatepass"))
+)
+@example(data=b"gain: !!int '" + b"9" * 5000 + b"'")
+@example(data=b"a: !!timestamp 2020-99-99")
+def test_any_bytes(data: bytes, tmp_path: Path) -> None:
+    file = tmp_path / "x.yaml"
+    file.write_bytes(data)
+    only_a_spec_error(file)
+
+
+@given(st.text(max_size=30) | words)
+def test_any_name(name: str) -> None:
+    only_a_spec_error(name)

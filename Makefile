@@ -9,7 +9,7 @@ STAMP := $(VENV)/.stamp
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
-PYTEST := $(PY) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/parity
+PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/parity
 
 .PHONY: help demo test test-slow test-all lint format bench parity clean clean-venv FORCE
 

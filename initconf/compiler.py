@@ -23,6 +23,16 @@ if TYPE_CHECKING:
     from torch import nn
 
 AUTO = ("auto", {"name": "auto"})
+_USUAL = {
+    "norm_scale": "ones",
+    "embedding": "{name: normal, std: 0.02}",
+    "position": "{name: normal, std: 0.02}",
+    "recurrent": "orthogonal",
+    "gate_scale": "module_default",
+    "state": "module_default",
+    "other": "{name: normal, std: 0.02}",
+}
+"""What a remedy proposes for a role; zeros for the rest."""
 _SHOWN = 3
 """How many parameters a problem names before it says how many more there are."""
 
@@ -263,8 +273,8 @@ class _Compilation:
         if nulled:
             source = self.spec.source(f"rules.{nulled[0]}") or ""
             text += f"; the rule {nulled[0]!r} is switched off"
-        rule = f"{self.spec.path('rules.' + site.role)}={{role: {site.role}, initializer: zeros}}"
-        remedy = f"{self.spec.path('unmatched')}=keep leaves it as it is, or give it a rule: {rule}"
+        rule = f"'{self.spec.path('rules.' + site.role)}={{role: {site.role}, initializer: {_USUAL.get(site.role, 'zeros')}}}'"
+        remedy = f"{self.spec.path('unmatched')}=keep leaves it as it is; or give it a rule, {rule}"
         self.grouped.setdefault(("", "", source, text, remedy), []).append(site.label)
         return False
 
@@ -272,32 +282,33 @@ class _Compilation:
         """Rules that match nothing, whose initializer is wrong, or that do not win as many parameters as they expect."""
         for r, verdict in enumerate(self.matched.verdicts):
             rule, path = verdict.rule, f"rules.{verdict.name}"
-            self._choice(r)
+            if verdict.matched or not rule.optional:  # a scheme's rule for layers that this model does not have is no concern
+                self._choice(r)
             if not verdict.matched and not rule.optional and rule.settings():
                 text, remedy = why_dead(self.matched, r, self.sites)
                 setting = next(iter(rule.settings()))
                 if remedy and remedy.startswith("bend its rule instead: "):
-                    remedy = (
-                        f"bend its rule instead: {self.spec.path(remedy.partition(': ')[2])}.{setting}={getattr(rule, setting)}"
+                    remedy = f"bend its rule instead: {self.spec.path(remedy.partition(': ')[2])}.{setting}=" + _typed(
+                        getattr(rule, setting)
                     )
                 source = self.spec.source(f"{path}.{setting}") or self.spec.source(path)
                 self.problems.append(Problem(text, self.spec.path(path), None, source, remedy))
             if rule.expect is not None and not rule.expect[0] <= len(verdict.won) <= rule.expect[1]:
                 low, high = rule.expect
-                wanted = str(low) if low == high else f"{low} to {high}"
-                text = f"it wins {len(verdict.won)} parameters and matches {len(verdict.matched)}, not {wanted}"
-                self.problems.append(
-                    Problem(text, self.spec.path(f"{path}.expect"), repr(list(rule.expect)), self.spec.source(f"{path}.expect"))
-                )
+                wanted = str(low) if low == high else f"[{low}, {high}]"
+                lost = len(verdict.matched) - len(verdict.won)
+                text = f"it wins {len(verdict.won)} parameters" + (f", and {lost} that it matches go to others" if lost else "")
+                source = self.spec.source(f"{path}.expect")
+                self.problems.append(Problem(text, self.spec.path(f"{path}.expect"), wanted, source))
 
     def warnings(self) -> list[str]:
         said = []
         for r, verdict in enumerate(self.matched.verdicts):
-            if verdict.matched and not verdict.won:
+            if verdict.matched and not verdict.won and verdict.rule.settings():
                 front = {w for i in verdict.matched for w in self.matched.winners[i] if w is not None and w > r}
                 others = ", ".join(self.matched.verdicts[w].name for w in sorted(front))
                 said.append(
-                    f"{self.spec.path('rules.' + verdict.name)}: everything it matches is won by {others}, which stand after it"
+                    f"{self.spec.path('rules.' + verdict.name)}: everything it matches is won by what stands after it: {others}"
                 )
         serving = [choice for winner in self.served if (choice := self.choices[winner]) is not None]
         used = {path for choice in serving for path in (*choice.paths.values(), choice.path)}
@@ -328,6 +339,14 @@ class _Compilation:
             where, told = (path, f"{names}: {text}") if path else (names, text)
             said.append(Problem(told, where, value or None, source or None, remedy or None))
         return said
+
+
+def _typed(value: Any) -> str:
+    """A value as it is typed in a Hydra override."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key}: {_typed(item)}" for key, item in value.items()) + "}"
+    plain = not isinstance(value, str) or all(char.isalnum() or char in "_.-+" for char in value)
+    return str(value) if plain else f'"{value}"'
 
 
 class _Refused(Exception):

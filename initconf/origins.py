@@ -94,7 +94,8 @@ _NORMS = {"layer_norm", "batch_norm", "group_norm", "instance_norm", "rms_norm",
 _UNCHANGED = set(
     "dropout dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout reshape view flatten unflatten "
     "permute transpose t swapaxes movedim contiguous squeeze unsqueeze expand expand_as view_as reshape_as chunk split "
-    "tensor_split unbind getitem __getitem__ narrow index_select gather select to float half bfloat16 double type type_as clone "
+    "tensor_split unbind getitem __getitem__ narrow index_select gather select to float half bfloat16 double type type_as "
+    "clone "
     "detach roll flip repeat repeat_interleave tile unfold masked_select identity rearrange pixel_shuffle pixel_unshuffle "
     "cpu cuda requires_grad_ __get__ as_strided pad masked_fill masked_fill_ where channel_shuffle sum_to_size".split()
 )

@@ -205,6 +205,8 @@ class Plan:
     def diff(self, other: Plan) -> list[Difference]:
         """In what the other plan differs from this one."""
         found = [] if self.seed == other.seed else [Difference("seed", "seed", self.seed, other.seed)]
+        if self.compat != other.compat:
+            found.append(Difference("compat", "compat", self.compat, other.compat))
         mine = {entry.label: entry for entry in self.leaves()}
         theirs = {entry.label: entry for entry in other.leaves()}
         for name in dict.fromkeys([*mine, *theirs]):

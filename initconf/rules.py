@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from initconf import patterns
 from initconf.errors import near
@@ -97,9 +99,11 @@ def _is_a(classes: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
 
 
 def _blocks(pattern: str, site: Site) -> list[int]:
-    if not site.blocks:
-        return []
-    names = [block.block or "" for block in site.blocks]
+    return _blocks_of(pattern, tuple(block.block or "" for block in site.blocks)) if site.blocks else []
+
+
+@lru_cache(maxsize=1024)
+def _blocks_of(pattern: str, names: tuple[str, ...]) -> list[int]:
     return sorted(patterns.match_names([("glob", pattern)], names)[0])
 
 
@@ -128,7 +132,9 @@ def why_dead(m: Match, r: int, sites: Sequence[Site]) -> tuple[str, str | None]:
     if named is not None:
         kind, text = next((k, t) for k in ("match", "search", "glob") if (t := getattr(rule, k)) is not None)
         names = [place.name for _, place in m.names]
-        close = near(text.replace("\\.", ".").strip("^$*"), names)
+        # Of names that differ in a number one is enough: difflib takes its time.
+        alike = {re.sub(r"\d+", "0", name): name for name in reversed(names)}
+        close = near(text.replace("\\.", ".").strip("^$*"), list(alike.values())[-2000:])
         remedy = f"near names: {', '.join(close)}" if close else f"names are such as {', '.join(names[:2])}" if names else None
         return f"it matches nothing: no parameter's name fits {kind} {text!r}", remedy
     empty = [k for k, ns in held.items() if not ns]

@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pytest
 import torch
 from hypothesis import settings
 from torch import nn
 
+from initconf import activations, layouts, registry
 from initconf.lab.models import GPT, MLP
 
 # The same examples in every run, and no time limit for a single one: a suite that fails by luck teaches nobody anything.
@@ -73,3 +75,20 @@ def untouched(*models: nn.Module) -> Iterator[None]:
     yield
     assert all(torch.equal(old, new.detach()) for old, new in zip(before, tensors, strict=True))
     assert torch.equal(state, torch.get_rng_state())
+
+
+# --- what a test may leave behind --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(autouse=True)
+def _restored() -> Iterator[None]:
+    """What a test registers, and torch's random state, is gone after it: tests may run in any order."""
+    registry.names()  # the shipped ones are loaded once, outside of every test
+    tables = [registry._registered, registry._aliases, layouts._layouts, activations._REGISTERED]
+    before, state = [dict(table) for table in tables], torch.get_rng_state()
+    yield
+    for table, old in zip(tables, before, strict=True):
+        if table != old:
+            table.clear()
+            table.update(old)
+    torch.set_rng_state(state)

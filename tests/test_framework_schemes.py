@@ -1,4 +1,4 @@
-"""The schemes of the frameworks and of depth, and the rule files for particular parts of a model, against formulas of their own.
+"""The schemes of the frameworks and of depth, and the rule files for parts of a model, against formulas of their own.
 
 What is expected is written here from the frameworks' sources and the papers, in terms of sizes, not of anything in initconf.
 """
@@ -12,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,11 @@ PARTS = "layer_scale lora mamba zero_gamma".split()
 
 CUT2 = 0.87962566103423978  # the std of a unit normal cut off at two sigma
 CUT3 = 0.98657839255810883
+
+
+@cache
+def load(scheme: str, *overrides: str) -> initconf.InitSpec:
+    return initconf.load(scheme, overrides)
 
 
 # --- models ----------------------------------------------------------------------------------------------------------
@@ -163,21 +169,18 @@ ZOO: dict[str, Callable[[], nn.Module]] = {
 
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_scheme_serves_every_model(scheme: str) -> None:
-    for make in ZOO.values():
-        initconf.initialize(make(), scheme).verify()
+    for name, make in ZOO.items():
+        if name == "everything" and scheme in DEPTH:
+            continue  # an attention in no stack has no depth
+        report = initconf.initialize(make(), load(scheme)).verify()
+        if name in ("mlp", "gpt", "gpt_untied"):  # on plain models a scheme has nothing to warn of
+            assert report.plan.warnings == ()
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_a_scheme_has_nothing_to_warn_of_on_plain_models(scheme: str) -> None:
-    for name in ("mlp", "gpt", "gpt_untied"):
-        assert initconf.compile(ZOO[name](), scheme).warnings == ()
-
-
-@pytest.mark.parametrize("scheme", SCHEMES)
-def test_rule_files_may_be_chosen_under_every_scheme(scheme: str) -> None:
-    for chosen in ("[roles,head]", "[norms,biases,embeddings]", "[roles]", "none", "[roles,head,lora,mamba,layer_scale,zero_gamma]"):
-        initconf.compile(MLP(12, 5), initconf.load(scheme, [f"rules={chosen}".replace("rules=", "init/rules=")]))
-    initconf.compile(Everything(), initconf.load(scheme, ["init/rules=[roles,head]"]))
+def test_other_rule_files_may_be_chosen_under_every_scheme(scheme: str) -> None:
+    name = "gpt" if scheme in DEPTH else "everything"
+    initconf.compile(ZOO[name](), load(scheme, "init/rules=[roles,lora,mamba,layer_scale,zero_gamma]"))
 
 
 def test_the_schemes_are_those_that_are_tested() -> None:
@@ -201,7 +204,7 @@ def test_every_scheme_says_its_use() -> None:
 @pytest.mark.parametrize(("name", "line"), USED)
 def test_the_use_of_a_scheme_works(name: str, line: str) -> None:
     scheme, *overrides = shlex.split(line)
-    spec = initconf.load(scheme.removeprefix("init="), overrides)
+    spec = load(scheme.removeprefix("init="), *overrides)
     model = Everything() if "kernel" in line or "embedding" in line else MLP(12, 5)
     initconf.initialize(model, spec).verify()
 
@@ -213,26 +216,21 @@ OWN_GAIN = {"torch": 1 / math.sqrt(3), "lingvo": 1.000001}
 
 
 @pytest.mark.parametrize("scheme", SCHEMES)
-def test_the_spec_gain(scheme: str) -> None:
-    plain, bent = (initconf.compile(MLP(12, 5), initconf.load(scheme, o))["body.2.weight"].std for o in ([], ["gain=0.5"]))
-    assert bent == pytest.approx(0.5 / OWN_GAIN.get(scheme, 1) * plain, rel=1e-12)
-
-
-@pytest.mark.parametrize("scheme", sorted({*SCHEMES} - {"fixup"}))
-def test_the_gain_of_the_head(scheme: str) -> None:
-    plain, bent = (
-        initconf.compile(MLP(12, 5), initconf.load(scheme, o))["head.weight"].std for o in ([], ["rules.head.gain=0.1"])
-    )
-    assert bent == pytest.approx(0.1 / OWN_GAIN.get(scheme, 1) * plain, rel=1e-12)
-    # A convolution for a head is in reach as well.
-    conv = nn.ModuleDict({"classifier": nn.Sequential(nn.ReLU(), nn.Conv2d(8, 5, 1))})
-    plan = initconf.compile(conv, initconf.load(scheme, ["rules.head.gain=0.1"]))
-    assert plan["classifier.1.weight"].rule == "head"
+def test_gains_of_the_spec_and_of_the_head(scheme: str) -> None:
+    overrides = ["gain=0.5"] if scheme == "fixup" else ["gain=0.5", "rules.head.gain=0.1"]
+    plain, bent = (initconf.compile(MLP(12, 5), load(scheme, *o)) for o in ([], overrides))
+    own = OWN_GAIN.get(scheme, 1)
+    assert bent["body.2.weight"].std == pytest.approx(0.5 / own * plain["body.2.weight"].std, rel=1e-12)
+    if scheme != "fixup":  # whose head is zero
+        assert bent["head.weight"].std == pytest.approx(0.1 / own * plain["head.weight"].std, rel=1e-12)
+        # A convolution for a head is in reach as well.
+        conv = nn.ModuleDict({"classifier": nn.Sequential(nn.ReLU(), nn.Conv2d(8, 5, 1))})
+        assert initconf.compile(conv, load(scheme, *overrides))["classifier.1.weight"].rule == "head"
 
 
 def test_a_zero_head_takes_no_gain() -> None:
     with pytest.raises(initconf.CompileError, match="zeros does not take 'gain'"):
-        initconf.compile(MLP(12, 5), initconf.load("fixup", ["rules.head.gain=0.1"]))
+        initconf.compile(MLP(12, 5), load("fixup", "rules.head.gain=0.1"))
 
 
 # --- what each framework's layers start with -------------------------------------------------------------------------
@@ -313,7 +311,7 @@ def gates(layer: str, names: str, input: Expected, state: Expected) -> dict[str,
     return {f"{name}[{gate}]": law for name, law in pairs.items() for gate in names} if names else pairs
 
 
-ZERO_BIASES = {"dense.bias": C(0), "conv.bias": C(0), "up.bias": C(0), "gru.bias_ih_l0[r]": C(0), "attention.out_proj.bias": C(0)}
+ZERO_BIASES = {name: C(0) for name in "dense.bias conv.bias up.bias gru.bias_ih_l0[r] attention.out_proj.bias".split()}
 NORM = {"norm.weight": C(1), "norm.bias": C(0)}
 RELU_ALF = 1.4142246250  # 1/sqrt(sum of p(z) relu(z)^2 dz) over arange(-5, 5, 0.01), in float32
 
@@ -445,17 +443,17 @@ def entries(plan: initconf.Plan) -> Iterator[tuple[str, initconf.Entry]]:
 
 @pytest.mark.parametrize("scheme", FRAMEWORK_LAWS)
 def test_the_laws_of_a_framework(scheme: str) -> None:
-    found = dict(entries(initconf.compile(Everything(), scheme)))
+    found = dict(entries(initconf.compile(Everything(), load(scheme))))
     for name, expected in FRAMEWORK_LAWS[scheme].items():
         check(found[name], expected)
-    report = initconf.initialize(model := Everything(), scheme).verify()
+    report = initconf.initialize(model := Everything(), load(scheme)).verify()
     assert not model.emb.weight[3].any()
-    assert report.plan == initconf.compile(Everything(), scheme)
+    assert report.plan == initconf.compile(Everything(), load(scheme))
 
 
 def test_the_laws_of_alf() -> None:
     # Its sums are in float32, so its numbers are good to seven digits.
-    plan = initconf.compile(Everything(), "alf")
+    plan = initconf.compile(Everything(), load("alf"))
     for name, std in {
         "dense.weight": RELU_ALF / math.sqrt(24),
         "conv.weight": RELU_ALF / math.sqrt(72),
@@ -470,12 +468,12 @@ def test_the_laws_of_alf() -> None:
     for block in plan["attention.in_proj_weight"].blocks:
         check(block, glorot(24, 24))
     assert isinstance(plan["lstm.weight_hh_l0"].blocks[0].law, ModuleDefault)
-    tanh = initconf.compile(Everything(), initconf.load("alf", ["nonlinearity=tanh"]))
+    tanh = initconf.compile(Everything(), load("alf", "nonlinearity=tanh"))
     assert tanh["dense.weight"].std == pytest.approx(1.592538595 / math.sqrt(24), rel=1e-6)
 
 
 def test_the_laws_can_fail() -> None:
-    found = dict(entries(initconf.compile(Everything(), "flax")))
+    found = dict(entries(initconf.compile(Everything(), load("flax"))))
     wrong = [name for name, law in FRAMEWORK_LAWS["haiku"].items() if name in found and not _holds(found[name], law)]
     assert {"emb.weight", "dense.weight", "up.weight", "lstm.bias_ih_l0[f]"} <= {*wrong}
     assert not {"dense.bias", "norm.weight", "gru.weight_ih_l0[r]"} & {*wrong}
@@ -602,18 +600,18 @@ TORCH: dict[str, tuple[Callable[[], nn.Module], dict[str, Expected]]] = {
     "RMSNorm": (lambda: nn.RMSNorm((4, 8)), {"weight": C(1)}),
     "CrossMapLRN2d": (lambda: nn.CrossMapLRN2d(2), {}),
 }
-BASES = {"RNNBase", "RNNCellBase", "Module", "Container", "ModuleList", "ModuleDict", "Sequential", "ParameterList", "ParameterDict"}
-DRAWS = 12
+BASES = {"RNNBase", "RNNCellBase", "ParameterList", "ParameterDict"}
+DRAWS = 8
 
 
 def test_every_module_of_torch_with_parameters_is_tested() -> None:
-    makes = re.compile(r"\bParameter\(|register_parameter\(|\b(Linear|MultiheadAttention|LayerNorm|Transformer\w+)\(\s*\w")
+    makes = re.compile(r"\bParameter\(|register_parameter\(|_get_clones\(|\b(Linear|LayerNorm)\(\s*\w")
     with_parameters = set()
     for name, kind in vars(nn).items():
         if not inspect.isclass(kind) or not issubclass(kind, nn.Module) or name.startswith("Lazy") or name == "DataParallel":
             continue  # a lazy module becomes its plain self once it knows its sizes
-        own = [c for c in kind.__mro__ if c.__module__.startswith("torch.nn.modules") and c is not nn.Module]
-        if any(makes.search(re.sub(r'""".*?"""', "", inspect.getsource(c), flags=re.DOTALL)) for c in own):
+        own = [c.__init__ for c in kind.__mro__ if c.__module__.startswith("torch.nn.modules") and c is not nn.Module]
+        if any(makes.search(inspect.getsource(init)) for init in own if inspect.isfunction(init)):
             with_parameters.add(name)
     assert {"Linear", "LinearCrossEntropyLoss", "SyncBatchNorm", "LSTMCell", "TransformerDecoder"} <= with_parameters
     assert with_parameters - BASES <= TORCH.keys()
@@ -656,13 +654,13 @@ def check_values(label: str, values: Tensor, expected: Expected) -> None:
 @pytest.mark.filterwarnings("ignore:enable_nested_tensor is True")  # said by the constructor of TransformerEncoder
 def test_the_scheme_torch_is_the_constructor(kind: str) -> None:
     make, laws = TORCH[kind]
-    plan = initconf.compile(make(), "torch")
+    plan = initconf.compile(make(), load("torch"))
     assert {entry.name for entry in plan} == laws.keys()
     for entry in plan:
         if not any(isinstance(leaf.law, ModuleDefault) for leaf in entry.leaves()):
             check(entry, laws[entry.name])
     constructed = drawn(make, lambda model, seed: None)
-    planned = drawn(make, lambda model, seed: initconf.initialize(model, "torch", seed=seed).verify())
+    planned = drawn(make, lambda model, seed: initconf.initialize(model, load("torch"), seed=seed).verify())
     for name, law in laws.items():
         check_values(f"constructor: {name}", constructed[name], law)
         check_values(f"plan: {name}", planned[name], law)
@@ -681,29 +679,30 @@ def test_the_check_of_constructors_can_fail() -> None:
 def test_a_lazy_module_is_its_plain_self_once_it_knows_its_sizes() -> None:
     lazy = nn.LazyConv2d(12, 3)
     lazy(torch.zeros(1, 8, 5, 5))
-    check(initconf.compile(lazy, "torch")["weight"], U(1 / math.sqrt(72)))
+    check(initconf.compile(lazy, load("torch"))["weight"], U(1 / math.sqrt(72)))
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors is a no-op")
 def test_layers_without_inputs() -> None:
     model = nn.Linear(0, 5)
-    initconf.initialize(model, "torch").verify()
+    initconf.initialize(model, load("torch")).verify()
     assert not model.bias.any()
 
 
 def test_a_transformer_within_a_model() -> None:
     model = nn.ModuleDict({"core": transformer(16, 1, 1, 32), "out": nn.Linear(16, 9)})
     for scheme in ("torch", "torch_proposed"):
-        plan = initconf.compile(model, scheme)
+        plan = initconf.compile(model, load(scheme))
         check(plan["core.encoder.layers.0.linear1.weight"], glorot(16, 32))
         check(plan["core.encoder.layers.0.self_attn.in_proj_weight"], glorot(16, 48))
-    check(initconf.compile(model, "torch")["out.weight"], U(1 / 4))
+    check(initconf.compile(model, load("torch"))["out.weight"], U(1 / 4))
 
     class Transformer(nn.Module):  # somebody's own, which has no such habit
         def __init__(self) -> None:
             super().__init__()
             self.linear = nn.Linear(16, 32)
 
-    check(initconf.compile(Transformer(), "torch")["linear.weight"], U(1 / 4))
+    check(initconf.compile(Transformer(), load("torch"))["linear.weight"], U(1 / 4))
 
 
 # --- depth -----------------------------------------------------------------------------------------------------------
@@ -729,7 +728,7 @@ def gpt(depth: int) -> nn.Module:
 @pytest.mark.parametrize(("depth", "residual", "wang"), list(zip(DEPTHS, GPT2, WANG_768, strict=True)))
 def test_depth_of_gpts(depth: int, residual: float, wang: float) -> None:
     model = gpt(depth)
-    gpt2, neox, megatron = (initconf.compile(model, scheme) for scheme in ("gpt2", "neox", "megatron"))
+    gpt2, neox, megatron = (initconf.compile(model, load(scheme)) for scheme in ("gpt2", "neox", "megatron"))
     for layer in {0, depth - 1}:
         for name in BRANCH_ENDS:
             assert gpt2[f"blocks.{layer}.{name}"].std == pytest.approx(residual, rel=1e-6)
@@ -745,10 +744,10 @@ def test_depth_of_gpts(depth: int, residual: float, wang: float) -> None:
 
 
 def test_depth_of_mitchell() -> None:
-    plan = initconf.compile(gpt(12), "mitchell")
-    for name in ("tok_emb.weight", "pos_emb.weight", "lm_head.weight", "blocks.5.attn.q_proj.weight", "blocks.11.mlp.c_fc.weight"):
-        assert plan[name].std == pytest.approx(0.03560008, rel=1e-6)
-        assert plan[name].law.parent[1] == pytest.approx(0.03608439, rel=1e-6)
+    plan = initconf.compile(gpt(12), load("mitchell"))
+    for name in "tok_emb pos_emb lm_head blocks.5.attn.q_proj blocks.11.mlp.c_fc".split():
+        assert plan[f"{name}.weight"].std == pytest.approx(0.03560008, rel=1e-6)
+        assert plan[f"{name}.weight"].law.parent[1] == pytest.approx(0.03608439, rel=1e-6)
     for name, sigma in {
         "blocks.0.attn.out_proj.weight": 0.02551552,
         "blocks.0.mlp.c_proj.weight": 0.01275776,
@@ -768,21 +767,21 @@ def test_depth_of_mitchell() -> None:
 )
 def test_what_ends_a_branch(name: str) -> None:
     for scheme in ("neox", "mitchell", "megatron"):
-        rule = initconf.load(scheme).rules["residual"]
+        rule = load(scheme).rules["residual"]
         assert re.search(rule.search, f"{name}.weight")
         assert re.search(rule.search, f"model.{name}.weight")
         assert not re.search(rule.search, f"{name}.bias")
 
 
-@pytest.mark.parametrize("name", ["fc2", "conv2", "ff_out", "layers.1.attn.proj_in", "layers.1.intermediate.dense", "dense", "w1"])
+@pytest.mark.parametrize("name", "fc2 conv2 ff_out layers.1.attn.proj_in layers.1.intermediate.dense dense w1".split())
 def test_what_does_not(name: str) -> None:
     for scheme in ("neox", "mitchell", "megatron"):
-        assert not re.search(initconf.load(scheme).rules["residual"].search, f"{name}.weight")
+        assert not re.search(load(scheme).rules["residual"].search, f"{name}.weight")
 
 
 @pytest.mark.parametrize(("depth", "two", "three"), list(zip(DEPTHS, FIXUP_2, FIXUP_3, strict=True)))
 def test_depth_of_fixup(depth: int, two: float, three: float) -> None:
-    plan = initconf.compile(Staged(FixupBlock, depth, 4), "fixup")
+    plan = initconf.compile(Staged(FixupBlock, depth, 4), load("fixup"))
     he = math.sqrt(2 / (4 * 9))  # on fan_out, and the stride counts for nothing
     for name in ("layer1.0", f"layer3.{depth // 3 - 1}"):
         assert plan[f"{name}.conv1.weight"].std / he == pytest.approx(two, rel=1e-6)
@@ -792,7 +791,7 @@ def test_depth_of_fixup(depth: int, two: float, three: float) -> None:
     check(plan["conv1.weight"], N(he))
     check(plan["bias1"], C(0))
     check(plan["fc.weight"], C(0))
-    plan = initconf.compile(Staged(Bottleneck, depth, 4), "fixup")
+    plan = initconf.compile(Staged(Bottleneck, depth, 4), load("fixup"))
     assert plan["layer2.1.conv1.weight"].std / math.sqrt(2 / 4) == pytest.approx(three, rel=1e-6)
     assert plan["layer2.1.conv2.weight"].std / math.sqrt(2 / 36) == pytest.approx(three, rel=1e-6)
     check(plan["layer2.1.conv3.weight"], C(0))
@@ -801,8 +800,8 @@ def test_depth_of_fixup(depth: int, two: float, three: float) -> None:
 
 def test_the_branches_of_fixup_may_be_counted_otherwise() -> None:
     model = ResNet(3, 10, widths=(8, 16), depth=3)
-    assert initconf.compile(model, "fixup")["blocks.5.conv1.weight"].std == pytest.approx(math.sqrt(2 / (16 * 9) / 6))
-    spec = initconf.load("fixup", [r'layers="(blocks\.[012])\..*"'])
+    assert initconf.compile(model, load("fixup"))["blocks.5.conv1.weight"].std == pytest.approx(math.sqrt(2 / (16 * 9) / 6))
+    spec = load("fixup", r'layers="(blocks\.[012])\..*"')
     assert initconf.compile(model, spec)["blocks.0.conv1.weight"].std == pytest.approx(math.sqrt(2 / (8 * 9) / 3))
 
 
@@ -819,7 +818,7 @@ class Translator(nn.Module):
 def test_depth_of_tfixup(depth: int, encoder: float, decoder: float) -> None:
     with torch.device("meta"):
         model = Translator(16, depth, depth)
-    plan = initconf.compile(model, initconf.load("tfixup", [r'layers="(?:.*\.)?layers\.(\d+)\..*"']))
+    plan = initconf.compile(model, load("tfixup", r'layers="(?:.*\.)?layers\.(\d+)\..*"'))
     found = dict(entries(plan))
     last = depth - 1
     for side, factor in (("encoder", encoder), ("decoder", decoder)):
@@ -830,14 +829,14 @@ def test_depth_of_tfixup(depth: int, encoder: float, decoder: float) -> None:
         check(found[f"{prefix}.self_attn.in_proj_weight[q]"], U(math.sqrt(6 / 32 / 2)))
     cross = f"core.decoder.layers.{last}.multihead_attn"
     assert found[f"{cross}.in_proj_weight[v]"].law.high / math.sqrt(6 / 32) == pytest.approx(decoder, rel=1e-6)
-    check(found["tok_emb.weight"], N(decoder / 4))  # (9N)^(-1/4) too
+    assert found["tok_emb.weight"].std == pytest.approx(decoder / 4, rel=1e-6)  # (9N)^(-1/4) too
     check(found["pos_emb.weight"], N(1 / 4))
 
 
 def test_tfixup_asks_which_stack_an_embedding_belongs_to() -> None:
     with pytest.raises(initconf.CompileError, match="say which with `layers"):
-        initconf.compile(Translator(16, 2, 3), "tfixup")
-    plan = initconf.compile(transformer(16, 2, 3), "tfixup")  # without embeddings each stack knows its depth
+        initconf.compile(Translator(16, 2, 3), load("tfixup"))
+    plan = initconf.compile(transformer(16, 2, 3), load("tfixup"))  # without embeddings each stack knows its depth
     assert plan["encoder.layers.0.linear1.weight"].law.high / math.sqrt(6 / 80) == pytest.approx(0.67 * 2**-0.25)
     assert plan["decoder.layers.0.linear1.weight"].law.high / math.sqrt(6 / 80) == pytest.approx(27**-0.25)
 
@@ -847,7 +846,7 @@ def test_depth_of_deepnorm(depth: int, beta: float) -> None:
     with torch.device("meta"):
         layer = nn.TransformerEncoderLayer(16, 4, 64, batch_first=True)
         model = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
-    found = dict(entries(initconf.compile(model, "deepnorm")))
+    found = dict(entries(initconf.compile(model, load("deepnorm"))))
     prefix = f"layers.{depth - 1}"
     for name, fans in {"linear1.weight": 80, "linear2.weight": 80, "self_attn.out_proj.weight": 32}.items():
         assert found[f"{prefix}.{name}"].law.high / math.sqrt(6 / fans) == pytest.approx(beta, rel=1e-6)
@@ -878,14 +877,14 @@ def test_deepnorm_of_two_stacks_as_its_comment_says() -> None:
 
 
 def with_rules(scheme: str, part: str) -> initconf.InitSpec:
-    return initconf.load(scheme, [f"+init/rules@init.rules={part}"])
+    return load(scheme, f"+init/rules@init.rules={part}")
 
 
 @pytest.mark.parametrize("part", PARTS)
 def test_rule_files_leave_other_models_alone(part: str) -> None:
     for name in ("everything", "mlp", "gpt", "transformer"):
         plan = initconf.compile(ZOO[name](), with_rules("he", part))
-        assert plan == initconf.compile(ZOO[name](), "he")
+        assert plan == initconf.compile(ZOO[name](), load("he"))
 
 
 def test_lora() -> None:
@@ -911,7 +910,7 @@ def test_lora_gaussian_as_its_comment_says() -> None:
 
 
 def softplus(x: Tensor) -> Tensor:
-    return x.double().exp().log1p()
+    return x.detach().double().exp().log1p()
 
 
 def test_mamba() -> None:
@@ -936,16 +935,16 @@ def test_mamba_2() -> None:
     assert 1 - 1e-6 <= float(a.min()) <= float(a.max()) <= 16 * (1 + 1e-6)
     assert float(a.std()) > 1
     assert bool((layer.D == 1).all())
-    assert 0.001 * (1 - 1e-5) < float(softplus(layer.dt_bias).min())
+    assert float(softplus(layer.dt_bias).min()) > 0.001 * (1 - 1e-5)
 
 
 def test_mamba_guards_its_steps() -> None:
-    spec = initconf.load("he", ["+init/rules@init.rules=mamba", "rules.zero={search: bias, initializer: zeros}"])
+    spec = load("he", "+init/rules@init.rules=mamba", "rules.zero={search: bias, initializer: zeros}")
     model = nn.ModuleDict({"layers": nn.ModuleList([Mamba()])})
     plan = initconf.compile(model, spec)
     assert plan["layers.0.dt_proj.bias"].rule == "dt_bias"
     assert plan["layers.0.conv1d.bias"].rule == "zero"
-    bent = initconf.load("he", ["+init/rules@init.rules=mamba", "rules.zero={search: bias, initializer: zeros, priority: 2}"])
+    bent = load("he", "+init/rules@init.rules=mamba", "rules.zero={search: bias, initializer: zeros, priority: 2}")
     assert initconf.compile(model, bent)["layers.0.dt_proj.bias"].rule == "zero"
 
 
@@ -963,7 +962,7 @@ def test_layer_scale() -> None:
     check(plan["block.norm.weight"], C(1))
     assert plan["own_norm.gamma"].rule == "norm_scale"
     assert plan["act.weight"].rule == "gate_scale"
-    smaller = initconf.load("he", ["+init/rules@init.rules=layer_scale", "rules.layer_scale.initializer.value=1e-6"])
+    smaller = load("he", "+init/rules@init.rules=layer_scale", "rules.layer_scale.initializer.value=1e-6")
     check(initconf.compile(model, smaller)["block.layer_scale"], C(1e-6))
 
 

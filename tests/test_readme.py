@@ -23,6 +23,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 from omegaconf import OmegaConf
 
@@ -112,7 +113,9 @@ def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pat
     registry.names()  # loads the shipped ones
     for table, attribute in ((registry, "_registered"), (registry, "_aliases"), (layouts, "_layouts")):
         monkeypatch.setattr(table, attribute, dict(getattr(table, attribute)))
-    yield tmp_path
+    with torch.random.fork_rng(devices=[]):
+        torch.seed()  # as in a fresh process: `plan.warnings` speaks of a seed that somebody set
+        yield tmp_path
     for name in FILES:
         sys.modules.pop(name.removesuffix(".py"), None)
 
@@ -141,9 +144,11 @@ def test_the_readme_is_read_as_it_is_meant() -> None:
 
 
 def _scripts() -> list[Any]:
-    """The blocks of commands; one that starts processes of its own takes long."""
+    """The blocks of commands. Those that train several models, or another one, are slow; test_lab.py has some of it in fast."""
+    slow = {script.line for script in SCRIPTS if re.search(r"lab -m |train\.py -m |_target_", script.text)}
+    assert len(slow) == 4
     return [
-        pytest.param(script, id=f"line-{script.line}", marks=[pytest.mark.slow] if "joblib" in script.text else [])
+        pytest.param(script, id=f"line-{script.line}", marks=[pytest.mark.slow] if script.line in slow else [])
         for script in SCRIPTS
     ]
 

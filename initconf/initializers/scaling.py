@@ -75,7 +75,8 @@ def _with_axes(site: Site, in_axes: Axes | None, out_axes: Axes | None, batch_ax
         return site
     if in_axes is None or out_axes is None:
         raise InitConfError(f"{'in_axes' if in_axes is None else 'out_axes'} is missing: say both, or neither")
-    said = [axes if isinstance(axes, list) else [axes] for axes in (in_axes, out_axes, [] if batch_axes is None else batch_axes)]
+    stacked = [] if batch_axes is None else batch_axes
+    said = [axes if isinstance(axes, list) else [axes] for axes in (in_axes, out_axes, stacked)]
     for axis in (axis for axes in said for axis in axes):
         if not -site.ndim <= axis < site.ndim:
             raise InitConfError(f"there is no axis {axis} in shape {site.shape}")

@@ -99,8 +99,9 @@ def job(cfg: DictConfig, data: Dataset, directory: Path, *, typed: Collection[st
     plan = compile_plan(model, load(cfg.init))
     if cfg.show == "plan":
         print(plan)
-    report = apply(model, plan)
-    report.verify()
+    apply(model, plan).verify()
+    if cfg.show == "plan":
+        print("all values verified against the plan")
     for warning in plan.warnings:
         log.warning("%s", warning)
     plan.save(directory / "plan.json")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from initconf.errors import InitConfError
 from initconf.laws.base import Bounds, Law
@@ -149,6 +149,14 @@ class TruncatedNormal(Law):
         return z.sub_(sign * shift).mul_(sign * (self.std / shrink)).add_(self.mean)
 
 
+@lru_cache(maxsize=1)
+def _rule() -> tuple[Any, Any]:
+    """Nodes and weights of Gauss and Legendre's rule of 64 points on (-1, 1)."""
+    import numpy as np
+
+    return np.polynomial.legendre.leggauss(64)
+
+
 @lru_cache(maxsize=1024)
 def truncated_moments(low: float, high: float) -> tuple[float, float]:
     """Mean and std of a standard normal cut off at `low` and `high`.
@@ -173,7 +181,7 @@ def truncated_moments(low: float, high: float) -> tuple[float, float]:
 
     # As offsets from the densest point of the window; beyond 12 sigma from it nothing is left (1e-31).
     peak = min(max(0.0, low), high)
-    nodes, weights = np.polynomial.legendre.leggauss(64)
+    nodes, weights = _rule()
     edges = np.linspace(max(low - peak, -12), min(high - peak, 12), 65)
     half = np.diff(edges)[:, None] / 2
     x = edges[:-1, None] + half * (nodes + 1)
@@ -273,7 +281,7 @@ class InverseSoftplus(Law):
         # Smooth on both sides of the floor, so a rule of 64 nodes on each is exact to the last digits.
         a, b = math.log(self.low), math.log(self.high)
         kink = min(max(math.log(self.floor), a), b) if self.floor > 0 else a
-        nodes, weights = np.polynomial.legendre.leggauss(64)
+        nodes, weights = _rule()
         total = 0.0
         for left, right in ((a, kink), (kink, b)):
             t = np.exp(left + (right - left) * (nodes + 1) / 2).clip(self.floor)

@@ -1,0 +1,203 @@
+"""initconf in somebody else's Hydra application: nothing but `initconf` installed, and everything said by overrides."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import hydra
+import pytest
+from conftest import gpt, mlp, tied_gpt
+from hydra import compose, initialize_config_dir
+from omegaconf import DictConfig
+
+import initconf
+
+VERSION = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
+
+TRAIN = """
+import hydra, initconf, json, logging, sys
+from torch import nn
+
+@hydra.main(config_path="conf", config_name="config", **{version})
+def main(cfg):
+    model = nn.Sequential()
+    model.add_module("stem", nn.Linear(4, 8))
+    model.add_module("head", nn.Linear(8, 2))
+    report = initconf.initialize(model, cfg.init).verify()
+    print(json.dumps(report.plan.to_dict()))
+
+if __name__ == "__main__":
+    try:
+        main()
+    except initconf.InitConfError as error:
+        sys.exit(str(error))
+"""
+
+
+@pytest.fixture
+def app(tmp_path: Path) -> Path:
+    """An application: train.py, conf/config.yaml, an experiment and a rule file of its own."""
+    conf = tmp_path / "conf"
+    (conf / "experiment").mkdir(parents=True)
+    (conf / "init" / "rules").mkdir(parents=True)
+    (conf / "config.yaml").write_text("defaults: [{init: he}, _self_]\nwidth: 3\n")
+    (conf / "experiment" / "small.yaml").write_text(
+        "# @package _global_\ndefaults:\n  - override /init: glorot\ninit:\n  rules:\n    head: {gain: 0.5}\n"
+    )
+    (conf / "init" / "rules" / "mine.yaml").write_text("stem: {match: 'stem\\.weight', gain: 3}\n")
+    (tmp_path / "train.py").write_text(TRAIN.replace("{version}", repr(VERSION)))
+    return tmp_path
+
+
+def compose_in(app: Path, *overrides: str, config: str = "config") -> DictConfig:
+    with initialize_config_dir(str(app / "conf"), **VERSION):
+        return compose(config, list(overrides))
+
+
+def run(app: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "HYDRA_FULL_ERROR": "0"}
+    command = [sys.executable, "-W", "error", "train.py", *arguments]
+    return subprocess.run(command, cwd=app, capture_output=True, text=True, env=environment, check=False)
+
+
+def stds(model: object, cfg: DictConfig) -> dict[str, float | None]:
+    return {entry.label: entry.std for entry in initconf.compile(model, cfg.init).leaves()}  # type: ignore[arg-type]
+
+
+# --- a real process -------------------------------------------------------------------------------------------------------
+
+
+def test_a_foreign_application_runs(app: Path) -> None:
+    done = run(app, "init=he", "init.rules.head.gain=0.1", "hydra.run.dir=out")
+    assert done.returncode == 0, done.stderr
+    rows = {row["name"]: row for row in json.loads(done.stdout)["parameters"]}
+    assert rows["head.weight"]["law"]["std"] == pytest.approx(0.1 * (2 / 8) ** 0.5)
+    assert rows["stem.weight"]["law"]["std"] == pytest.approx((2 / 4) ** 0.5)
+
+
+def test_its_errors_have_addresses(app: Path) -> None:
+    done = run(app, "init.rules.bias=null", "init.gain=abc", "hydra.run.dir=out")
+    assert done.returncode == 1
+    assert "init.gain = 'abc'  (override 'init.gain=abc'): 'abc' in 'abc' is not known in expressions" in done.stderr, (
+        done.stderr
+    )
+
+
+def test_hydra_shows_the_group_and_nothing_else(app: Path) -> None:
+    done = run(app, "--help")
+    groups = done.stdout.partition("== Configuration groups ==")[2].partition("==")[0]
+    names = {line.partition(":")[0].strip() for line in groups.splitlines() if ":" in line}
+    ours = {name for name in names if name not in {"experiment"} and not name.startswith("hydra")}
+    assert ours == {"init", "init/rules", "init/schema"}, done.stdout
+    done = run(app, "--cfg", "job", "--resolve", "-p", "init.rules.bias")
+    assert done.stdout.splitlines()[1:] == ["role: bias", "initializer: zeros", "optional: true"], done.stdout + done.stderr
+
+
+# --- composed in this process ------------------------------------------------------------------------------------------------
+
+
+def test_one_layer_is_bent_without_a_plus(app: Path) -> None:
+    before, after = compose_in(app, "init=gpt2"), compose_in(app, "init=gpt2", "init.rules.head.gain=0.1")
+    changed = initconf.compile(gpt(), before.init).diff(initconf.compile(gpt(), after.init))
+    assert {(d.name, d.what) for d in changed} == {("lm_head.weight", "settings"), ("lm_head.weight", "law")}
+    assert stds(gpt(), after)["lm_head.weight"] == pytest.approx(0.002)
+
+
+def test_a_tied_head_is_no_head(app: Path) -> None:
+    cfg = compose_in(app, "init=gpt2", "init.rules.head.gain=0.1")
+    with pytest.raises(initconf.CompileError) as caught:
+        initconf.compile(tied_gpt(), cfg.init)
+    assert str(caught.value) == (
+        "init.rules.head: it matches nothing: lm_head.weight has role embedding, because it is tied to tok_emb.weight\n"
+        "  -> bend its rule instead: init.rules.embedding.gain=0.1"
+    )
+    bent = compose_in(app, "init=gpt2", "init.rules.embedding.gain=0.1")
+    assert stds(tied_gpt(), bent)["lm_head.weight"] == pytest.approx(0.002)
+
+
+def test_a_model_without_a_head_says_so(app: Path) -> None:
+    from torch import nn
+
+    cfg = compose_in(app, "init=gpt2", "init.rules.head.gain=0.1")
+    with pytest.raises(initconf.CompileError, match="no parameter's name fits search"):
+        initconf.compile(nn.Sequential(nn.Linear(2, 3)), cfg.init)
+    assert initconf.compile(nn.Sequential(nn.Linear(2, 3)), compose_in(app, "init=gpt2").init)
+
+
+@pytest.mark.parametrize("plus", ["", "+"])
+def test_a_new_rule_from_the_command_line_comes_last(app: Path, plus: str) -> None:
+    cfg = compose_in(app, f"{plus}init.rules.new={{match: '^head\\.weight$', initializer: ones}}")
+    plan = initconf.compile(mlp(), cfg.init)
+    assert plan["head.weight"].rule == "new"
+    assert list(cfg.init.rules)[-1] == "new"
+
+
+def test_a_new_rule_key_by_key(app: Path) -> None:
+    cfg = compose_in(app, "init.rules.new.glob=head.*", "init.rules.new.initializer=ones")
+    assert {e.name: e.rule for e in initconf.compile(mlp(), cfg.init)}["head.bias"] == "new"
+
+
+def test_own_rule_files_replace_or_join(app: Path) -> None:
+    replaced = compose_in(app, "init/rules=[roles,mine]")
+    assert "head" not in replaced.init.rules
+    joined = compose_in(app, "+init/rules@init.rules=mine")
+    assert list(joined.init.rules)[-1] == "stem"
+    assert initconf.load(joined.init).rules["stem"].gain == 3  # type: ignore[union-attr]
+
+
+def test_rule_files_of_another_directory(app: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "elsewhere"
+    (folder / "init" / "rules").mkdir(parents=True)
+    (folder / "init" / "rules" / "theirs.yaml").write_text("out: {glob: 'head.*', initializer: ones}\n")
+    done = run(app, "--config-dir", str(folder), "init/rules=[roles,theirs]", "hydra.run.dir=out")
+    assert done.returncode == 0, done.stderr
+    assert {row["name"]: row["rule"] for row in json.loads(done.stdout)["parameters"]}["head.weight"] == "out"
+
+
+def test_an_experiment_chooses_another_scheme(app: Path) -> None:
+    cfg = compose_in(app, "+experiment=small")
+    plan = initconf.compile(mlp(), cfg.init)
+    assert plan["head.weight"].settings["mode"] == "fan_avg"
+    assert plan["head.weight"].settings["gain"] == 0.5
+
+
+def test_unclaimed_parameters_are_kept_only_when_that_is_said(app: Path) -> None:
+    cfg = compose_in(app, "init.rules.bias=null", "init.unmatched=keep")
+    assert initconf.compile(mlp(), cfg.init)["head.bias"].initializer == "keep"
+    cfg = compose_in(app, "init.rules.bias=null")
+    with pytest.raises(initconf.CompileError) as caught:
+        initconf.compile(mlp(), cfg.init)
+    assert str(caught.value) == (
+        "body.0.bias, body.2.bias, head.bias: no rule claims it (role bias); the rule 'bias' is switched off\n"
+        "  -> init.unmatched=keep leaves it as it is; or give it a rule, 'init.rules.bias={role: bias, initializer: zeros}'"
+    )
+
+
+def test_two_inits_in_one_application(app: Path) -> None:
+    (app / "conf" / "gan.yaml").write_text("defaults:\n  - init@gen.init: he\n  - init@disc.init: orthogonal\n  - _self_\n")
+    cfg = compose_in(app, "gen.init.gain=0.5", "disc.init.rules.head.gain=2", config="gan")
+    assert initconf.compile(mlp(), cfg.gen.init)["head.weight"].initializer == "variance_scaling"
+    assert initconf.compile(mlp(), cfg.disc.init)["head.weight"].settings["gain"] == 2
+    with pytest.raises(initconf.SpecError, match=r"^gen\.init\.mode = 'fan'"):
+        initconf.load(compose_in(app, "gen.init.mode=fan", config="gan").gen.init)
+
+
+def test_a_misspelled_key_reaches_initconf(app: Path) -> None:
+    with pytest.raises(initconf.SpecError) as caught:
+        initconf.load(compose_in(app, "init.gian=3").init)
+    assert str(caught.value) == "init.gian = 3: 'gian' is not a key of a spec\n  -> did you mean 'gain'?"
+
+
+def test_interpolations_reach_the_whole_configuration(app: Path) -> None:
+    cfg = compose_in(app, "init.gain=${width}")
+    assert initconf.load(cfg.init).gain == 3
+
+
+def test_loading_leaves_a_running_application_alone(app: Path) -> None:
+    with initialize_config_dir(str(app / "conf"), **VERSION):
+        initconf.load("glorot", overrides=["gain=2"])
+        assert compose("config", ["width=7"]).width == 7

@@ -1,0 +1,355 @@
+"""Verification: right values pass, and each single thing that is wrong is found and named with its numbers."""
+
+from __future__ import annotations
+
+import math
+from functools import cache
+
+import pytest
+import torch
+from torch import nn
+
+import initconf
+from initconf import report as reports
+from initconf.errors import ApplyError
+from initconf.laws import Normal, TruncatedNormal, Uniform
+from tests.conftest import ZOO, lstm, mlp, padded
+
+
+@cache
+def load(scheme):
+    return initconf.load(scheme)
+
+
+class Zoo(nn.Module):
+    """A bit of everything, each parameter large enough for an error of 20 percent to be seen."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(60, 30, padding_idx=4)
+        self.conv = nn.Conv2d(8, 16, 3)
+        self.up = nn.ConvTranspose1d(16, 20, 4, stride=2)
+        self.norm = nn.BatchNorm1d(20)
+        self.attn = nn.MultiheadAttention(32, 2)
+        self.rnn = nn.LSTM(30, 32)
+        self.fc = nn.Linear(40, 50)
+
+
+SPEC = {
+    "defaults": ["he"],
+    "rules": {
+        "conv": {"glob": "conv.weight", "initializer": "glorot_uniform"},
+        "up": {"glob": "up.weight", "initializer": "lecun_truncated_normal"},
+        "ones": {"glob": "fc.bias", "initializer": {"name": "normal", "mean": 3, "std": 0.25}},
+        "tail": {"glob": "fc.weight", "initializer": {"name": "truncated_normal", "low": 2.5, "high": math.inf}},
+    },
+}
+
+
+@cache
+def spec():
+    return initconf.load(SPEC)
+
+
+def checked(model, report):
+    with pytest.raises(ApplyError) as caught:
+        report.verify()
+    told = {}
+    for problem in caught.value.problems:
+        told.setdefault(problem.path, []).append(problem.text)
+    return {path: "; ".join(texts) for path, texts in told.items()}
+
+
+# --- right values ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("scheme", ["he", "glorot", "lecun", "orthogonal", "torch"])
+@pytest.mark.parametrize("model", ZOO)
+def test_right_values_pass(model, scheme, dtype):
+    made = ZOO[model]().to(dtype)
+    report = initconf.initialize(made, load(scheme))
+    assert report.verify() is report
+
+
+def test_two_hundred_seeds_without_a_false_alarm():
+    model = Zoo()
+    plan = initconf.compile(model, spec())
+    for seed in range(200):
+        seeded = type(plan)(plan.entries, seed)
+        initconf.apply(model, seeded).verify()
+
+
+def test_the_chance_of_a_false_alarm_is_what_is_said(monkeypatch):
+    """Held where it can be measured: allowed one false alarm in five, verification gives some, and not more."""
+    monkeypatch.setattr(reports, "FAMILY", 0.2)
+    model = nn.ModuleDict({"a": nn.Linear(9, 4), "b": nn.Linear(40, 30), "c": nn.Linear(3, 1)})
+    rules = {"bias": {"role": "bias", "initializer": {"name": "normal", "std": 1}}}
+    plan = initconf.compile(model, {"initializer": "lecun_normal", "rules": rules})
+    alarms = 0
+    for seed in range(300):
+        report = initconf.apply(model, type(plan)(plan.entries, seed))
+        try:
+            report.verify()
+        except ApplyError:
+            alarms += 1
+    assert 3 <= alarms <= 0.2 * 300
+
+
+@pytest.mark.parametrize(("low", "high"), [(9, math.inf), (-math.inf, -5), (0, math.inf), (1.5, 2.5), (-0.5, 4), (1, 1.001)])
+def test_skewed_laws_pass(low, high):
+    model = nn.ModuleDict({str(i): nn.Linear(4, n, bias=False) for i, n in enumerate((1, 2, 16, 200))})
+    said = {"initializer": {"name": "truncated_normal", "mean": 1, "std": 0.5, "low": low, "high": high}}
+    for seed in range(25):
+        initconf.initialize(model, said, seed=seed).verify()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize(
+    "said",
+    [
+        {"name": "normal", "mean": 1, "std": 0.001},
+        {"name": "normal", "mean": 100, "std": 0.1},
+        {"name": "uniform", "low": 3, "high": 3.001},
+        {"name": "uniform", "low": -1e-6, "high": 1e-6},
+        {"name": "constant", "value": 0.1},
+        {"name": "normal", "std": 0},
+        {"name": "orthogonal", "gain": 0},
+        {"name": "truncated_normal", "mean": -7, "std": 0.01},
+    ],
+    ids=str,
+)
+def test_rounding_is_no_error(said, dtype):
+    model = nn.Linear(60, 70, bias=False, dtype=dtype)
+    initconf.initialize(model, {"initializer": said}).verify()
+
+
+def test_padding_rows_and_parameters_of_any_size_pass():
+    for size in ((3, 8), (8, 3), (5, 5), (1, 4), (2, 1)):
+        for initializer in ("orthogonal", {"name": "normal", "std": 1}):
+            model = nn.Embedding(*size, padding_idx=-1)
+            initconf.initialize(model, {"rules": {"e": {"role": "embedding", "initializer": initializer}}}).verify()
+
+
+# --- wrong values ----------------------------------------------------------------------------------------------------------
+
+
+def scale(t):
+    t.mul_(1.2)
+
+
+def shift(t):
+    t.add_(0.5 * t.std())
+
+
+def swap_law(t):
+    """Another law of the same mean and standard deviation."""
+    generator = torch.Generator().manual_seed(0)
+    t.copy_(torch.empty(t.shape).exponential_(generator=generator).sub_(1).mul_(t.std()).add_(t.mean()))
+
+
+def nan(t):
+    t.view(-1)[3] = math.nan
+
+
+def infinite(t):
+    t.view(-1)[0] = -math.inf
+
+
+def zero(t):
+    t.zero_()
+
+
+def outlier(t):
+    t.view(-1)[7] *= 1000
+
+
+def one_value(t):
+    t.view(-1)[5] += 1e-3
+
+
+def shuffle(t):
+    t.copy_(t.flatten()[torch.randperm(t.numel(), generator=torch.Generator().manual_seed(0))].view(t.shape))
+
+
+def padding(t):
+    t[4, 2] = 1e-6
+
+
+RANDOM = ["emb.weight", "conv.weight", "up.weight", "attn.out_proj.weight", "fc.weight"]
+BLOCKS = [("attn.in_proj_weight", "k"), ("rnn.weight_ih_l0", "f")]
+CONSTANT = ["conv.bias", "norm.weight", "norm.bias"]
+WRONG = [
+    *((name, None, how) for name in RANDOM for how in (scale, shift, nan, infinite, zero, outlier)),
+    *((name, block, how) for name, block in BLOCKS for how in (scale, shift, nan, zero)),
+    *((name, None, how) for name in CONSTANT for how in (nan, one_value)),
+    ("conv.weight", None, swap_law),
+    ("up.weight", None, swap_law),
+    ("rnn.weight_hh_l0", "g", scale),
+    ("rnn.weight_hh_l0", "g", shuffle),
+    ("rnn.weight_hh_l0", "o", one_value),
+    ("rnn.bias_ih_l0", "i", one_value),
+    ("emb.weight", None, padding),
+    ("fc.bias", None, zero),
+]
+
+
+@pytest.mark.parametrize(("name", "block", "how"), WRONG, ids=[f"{how.__name__} {n}{b or ''}" for n, b, how in WRONG])
+def test_a_single_wrong_parameter_is_found_and_named(name, block, how):
+    model = Zoo()
+    report = initconf.initialize(model, spec())
+    entry = report.plan[name]
+    with torch.no_grad():
+        target = model.get_parameter(name)
+        if block:
+            entry = next(b for b in entry.blocks if b.block == block)
+            target = target[entry.start : entry.start + entry.shape[0]]
+        how(target)
+    assert list(checked(model, report)) == [entry.label] * 1
+    with torch.no_grad():
+        initconf.apply(model, report.plan).verify()  # and written again it is right
+
+
+@pytest.mark.parametrize(
+    ("name", "how", "text"),
+    [
+        ("fc.bias", lambda t: t.copy_(torch.linspace(-1, 1, 50)), "mean 0 of 50 values, and the law's mean is 3"),
+        ("norm.weight", lambda t: t.add_(1), "not all values are 1"),
+        ("conv.weight", nan, "not all values are finite"),
+        ("emb.weight", padding, "the padding row 4 is not zero"),
+        ("emb.weight", lambda t: t.mul_(2), "standard deviation 0.0"),
+        ("up.weight", outlier, "outside of the law's bounds [-"),
+        ("rnn.weight_hh_l0", shuffle, "not orthogonal: the products of its rows are off by "),
+    ],
+)
+def test_the_numbers_are_told(name, how, text):
+    model = Zoo()
+    report = initconf.initialize(model, spec())
+    with torch.no_grad():
+        target = model.get_parameter(name)
+        how(target[:32] if name.startswith("rnn") else target)
+    said = checked(model, report)
+    assert any(text in told for told in said.values()), said
+
+
+def test_all_that_is_wrong_is_told_at_once():
+    model = Zoo()
+    report = initconf.initialize(model, spec())
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.mul_(2).add_(0.1)
+    labels = {entry.label for entry in report.plan.leaves()}
+    assert set(checked(model, report)) == labels
+
+
+def test_what_cannot_be_known_must_be_finite():
+    model = nn.LSTM(3, 4)
+    report = initconf.initialize(model, {"rules": {"all": {"glob": "*", "initializer": "module_default"}}})
+    with torch.no_grad():
+        model.weight_hh_l0.fill_(100)
+        report.verify()
+        model.weight_hh_l0[5, 1] = math.nan
+    assert checked(model, report) == {"weight_hh_l0[f]": "not all values are finite"}
+
+
+def test_a_parameter_that_is_gone_is_told():
+    model = mlp()
+    report = initconf.initialize(model, load("he"))
+    del model.head
+    assert checked(model, report) == dict.fromkeys(["head.weight", "head.bias"], "the model has no such parameter")
+    model = mlp()
+    report = initconf.initialize(model, load("he"))
+    model.to_empty(device="meta")
+    assert set(checked(model, report).values()) == {"it is on meta and has no values"}
+
+
+# --- power, as the documentation states it -----------------------------------------------------------------------------------
+
+
+def found_wrong(law, values):
+    model = nn.Module()
+    model.w = nn.Parameter(values)
+    initconf_spec = {"rules": {"w": {"glob": "w", "initializer": {"name": "normal", "mean": law.mean, "std": law.std}}}}
+    report = reports.Report(initconf.compile(model, initconf_spec), model)
+    try:
+        report.verify()
+    except ApplyError:
+        return True
+    return False
+
+
+def sample(n, mean, std):
+    """n values of exactly this mean and standard deviation."""
+    v = Normal(0.0, 1.0).quantile((torch.arange(n, dtype=torch.float64) * 2 + 1) / n - 1)
+    return (v / v.std(correction=0) * std + mean) if n > 1 else torch.full((1,), mean + std, dtype=torch.float64)
+
+
+@pytest.mark.parametrize("n", [64, 100, 625, 2500, 10_000])
+def test_power(n):
+    """A mean off by 7 std/sqrt(n), or a std off by 5/sqrt(n) of itself and a little, is found; half of that is let pass."""
+    law = Normal(2.0, 0.5)
+    assert not found_wrong(law, sample(n, 2.0, 0.5))
+    assert found_wrong(law, sample(n, 2.0 + 7 * 0.5 / math.sqrt(n), 0.5))
+    assert not found_wrong(law, sample(n, 2.0 + 3.5 * 0.5 / math.sqrt(n), 0.5))
+    for off in (5.4, -5.4):
+        assert found_wrong(law, sample(n, 2.0, 0.5 * (1 + off / math.sqrt(n))))
+        assert not found_wrong(law, sample(n, 2.0, 0.5 * (1 + off / 2 / math.sqrt(n))))
+
+
+@pytest.mark.parametrize(("n", "factor"), [(2, 6.0), (4, 4.5), (16, 2.6)])
+def test_of_a_handful_only_gross_errors_are_found(n, factor):
+    law = Normal(0.0, 1.0)
+    assert found_wrong(law, sample(n, 0.0, factor))
+    assert not found_wrong(law, sample(n, 0.0, factor / 2))
+    assert found_wrong(law, torch.zeros(n, dtype=torch.float64))
+
+
+# --- rows ------------------------------------------------------------------------------------------------------------------
+
+
+def test_rows_are_what_was_measured_in_the_order_of_the_plan():
+    model = padded()
+    report = initconf.initialize(model, load("he"))
+    rows = report.rows
+    assert [(row.name, row.block, row.rule, row.initializer) for row in rows] == [
+        ("0.weight", None, "embedding", "normal"),
+        ("1.weight", None, None, "variance_scaling"),
+        ("1.bias", None, "bias", "zeros"),
+    ]
+    table = model[0].weight.detach()[[0, 1, *range(3, 9)]].double()  # without the padding row
+    first = rows[0]
+    assert (first.count, first.expected_mean, first.expected_std) == (32, 0.0, 0.02)
+    assert (first.mean, first.std) == pytest.approx((float(table.mean()), float(table.std(correction=0))))
+    assert (first.low, first.high) == (float(table.min()), float(table.max()))
+    with torch.no_grad():
+        model[0].weight.zero_()
+    assert report.rows[0].std == 0  # as they are now
+
+
+def test_rows_of_blocks_and_of_nothing():
+    report = initconf.initialize(lstm(), load("he"))
+    assert [row.block for row in report.rows[:4]] == list("ifgo")
+    assert report.rows[0].count == 35
+    model = nn.Module()
+    model.w = nn.Parameter(torch.zeros(0, 3))
+    (row,) = initconf.initialize(model, load("he")).verify().rows
+    assert row.count == 0
+    assert math.isnan(row.mean)
+
+
+def test_printed():
+    report = initconf.initialize(
+        lstm(), {"defaults": ["he"], "rules": {"head": {"role": "weight", "glob": "head*", "initializer": "keep"}}}
+    )
+    lines = str(report).splitlines()
+    assert lines[0].split() == ["parameter", "values", "mean", "expected", "std", "expected", "min", "max"]
+    assert lines[1].split()[:2] == ["rnn.weight_ih_l0[i]", "35"]
+    assert next(line for line in lines if line.startswith("head.weight")).split()[3] == "-"
+    assert "seconds" in repr(report)
+
+
+def test_the_laws_of_the_zoo_are_of_many_kinds():
+    """So that what stands above says something."""
+    kinds = {type(entry.law).__name__ for entry in initconf.compile(Zoo(), spec()).leaves()}
+    assert kinds == {"Normal", "Uniform", "TruncatedNormal", "Constant", "Orthogonal"}
+    assert {Uniform.__name__, TruncatedNormal.__name__} <= kinds

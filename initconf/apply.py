@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -98,13 +99,15 @@ def apply(
     notes = _materialise(model, found, device) if device is not None else ()
     with _on_cpu():
         for done, entry in enumerate(plan.entries):
-            where = _owner(entry, found)
+            where = _open(_owner(entry, found))
             try:
                 if generator is not None:
                     walk.write(entry, where, generator)
                 else:
                     for leaf in entry.leaves():
                         _write(leaf, where, plan.seed)
+                if where.effective is not None and not isinstance(entry.law, Keep):
+                    setattr(where.module, where.place.attribute, where.parameter)
             except Exception as error:  # whatever a module's reset or a user's function raises
                 before = f"{done} of {len(plan.entries)} parameters were written before"
                 text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {before}"
@@ -117,13 +120,13 @@ def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
     planned = {name for entry in plan.entries for name in (entry.name, *entry.aliases)}
     ties: dict[int, set[str]] = {}
     for name, where in found.items():
-        ties.setdefault(id(where.parameter), set()).add(name)
+        ties.setdefault(where.identity, set()).add(name)
     for entry in plan.entries:
         if entry.name not in found:
             problems.append(Problem("the model has no such parameter", entry.name, remedy="compile the plan for this model"))
             continue
         parameter = found[entry.name].parameter
-        names, here = {entry.name, *entry.aliases}, ties[id(parameter)]
+        names, here = {entry.name, *entry.aliases}, ties[found[entry.name].identity]
         if names - here or (here - names) & planned:
             others = ", ".join(sorted(names - here or here - names))
             one, other = ("plan", "model") if names - here else ("model", "plan")
@@ -136,6 +139,9 @@ def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
             problems.append(
                 Problem("it is on meta and has no memory", entry.name, remedy="say where it shall be: device='cpu'")
             )
+        elif parameter.is_meta and found[entry.name].effective is not None:
+            remedy = "materialise the model with to_empty(device=...) first"
+            problems.append(Problem("it is parametrised, and on meta", entry.name, remedy=remedy))
         elif parameter.is_meta and any(isinstance(leaf.law, Keep) for leaf in entry.leaves()):
             problems.append(
                 Problem("it is on meta and has no values to keep", entry.name, remedy="compile the plan for this model")
@@ -170,6 +176,11 @@ def _owner(entry: Entry, found: Mapping[str, Found]) -> Found:
     places = [found[name] for name in (entry.name, *entry.aliases)]
     fitting = [p for p in places if layouts.find(p.module, p.place.attribute, p.parameter).role == entry.role]
     return fitting[0] if entry.aliases and fitting else places[0]
+
+
+def _open(where: Found) -> Found:
+    """Where to write: of a parametrised weight a tensor that is assigned when it is whole."""
+    return where if where.effective is None else replace(where, parameter=where.parameter.clone())
 
 
 def _write(entry: Entry, where: Found, seed: int) -> None:

@@ -92,7 +92,7 @@ def _undeclared(spec: InitSpec, initializer: Initializer, key: str, value: Any, 
     if where.endswith(f"initializer.{key}"):
         remedies.append(f"if it is left over from a merged mapping, write initializer={initializer.name}")
     text = f"{initializer.name} does not take {key!r}; it takes {takes}"
-    return _wrong(spec, where, text, repr(value), "; ".join(remedies) or "take it out, or name an initializer that takes it")
+    return _wrong(spec, where, text, repr(value), " ".join(remedies) or "take it out, or name an initializer that takes it")
 
 
 def _wrong(spec: InitSpec, path: str, text: str, value: str | None, remedy: str) -> CompileError:

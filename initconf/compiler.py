@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from initconf import expressions, registry
+from initconf import activations, expressions, registry
 from initconf.choices import Choice, choose
-from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed
 from initconf.laws import Constant, Law
 from initconf.loading import load
 from initconf.origins import Feed
@@ -33,8 +33,7 @@ _USUAL = {
     "other": "{name: normal, std: 0.02}",
 }
 """What a remedy proposes for a role; zeros for the rest."""
-_SHOWN = 3
-"""How many parameters a problem names before it says how many more there are."""
+PATTERNS = ("match", "search", "glob")
 
 
 def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
@@ -60,11 +59,11 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
     """
     spec = load(spec)
     _refuse_unready(spec)
-    sites = survey(model, spec.layers, torch_fans=spec.compat == "torch")
+    sites = survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
     try:
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
-        raise CompileError(list(error.problems)) from None
+        raise CompileError(_with_rules(spec, error)) from None
     work = _Compilation(spec, sites, matched, model, example)
     entries = [work.entry(i, site) for i, site in enumerate(sites)]
     work.check_rules()
@@ -81,7 +80,7 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
 def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
     """Every rule that was considered for a parameter, strongest first, and what became of it: (rule, verdict)."""
     spec = load(spec)
-    sites = survey(model, spec.layers, torch_fans=spec.compat == "torch")
+    sites = survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
     matched = match(list(spec.live_rules()), sites)
     i = next((i for i, site in enumerate(sites) if name in (site.name, *site.aliases)), None)
     if i is None:
@@ -104,7 +103,7 @@ def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
 
 def _refuse_unready(spec: InitSpec) -> None:
     """What the design has and this version has not: said, not ignored."""
-    asked = {"targets": spec.targets, "layouts": spec.layouts, "rng_device": spec.rng_device == "auto"}
+    asked = {"targets": spec.targets, "rng_device": spec.rng_device == "auto"}
     problems = [
         Problem("this version of initconf does not know how to do that yet", spec.path(key), source=spec.source(key))
         for key, value in asked.items()
@@ -158,7 +157,9 @@ class _Compilation:
         if choice is None:
             return None
         if not kept and site.dtype.startswith(("int", "uint", "bool", "q")) and choice.initializer.name != "keep":
-            self._add(choice.path, f"a parameter of dtype {site.dtype} has no law", site, "give it initializer: keep")
+            where = "" if choice.path == "initializer" else choice.path
+            rule = f"{self.spec.path('rules.kept')}={{glob: {site.name}, initializer: keep}}"
+            self._add(where, f"values of dtype {site.dtype} are not drawn", site, f"keep them: '{rule}'")
             return None
         feed = None
         try:
@@ -172,9 +173,8 @@ class _Compilation:
             return None
         except InitConfError as error:
             # A rule that names no initializer has the spec's, and is itself what is wrong.
-            path = (
-                choice.path if winner is None or choice.path != "initializer" else f"rules.{self.matched.verdicts[winner].name}"
-            )
+            named = winner is None or choice.path != "initializer"
+            path = choice.path if named else f"rules.{self.matched.verdicts[winner or 0].name}"
             said = error.problems[0]
             self._add(path, f"{choice.initializer.name} cannot serve it: {said.text}", site, said.remedy)
             return None
@@ -244,6 +244,15 @@ class _Compilation:
         good, bad = choice.initializer.validate(values)
         for name, text in bad:
             self._add(choice.paths[name], text, site, None, values[name])
+        if not bad and not choice.initializer.torch and (feeding := values.get("nonlinearity")) is not None:
+            name = "nonlinearity"
+            try:
+                activations.normalise(feeding)
+                name = "gain_method" if "gain_method" in values else name
+                activations.gain(feeding, values.get("gain_method", "second_moment"))
+            except InitConfError as error:
+                said, refused = error.problems[0], True
+                self._add(choice.paths[name], said.text, site, said.remedy, values[name])
         if bad or refused:
             raise _Refused
         return good
@@ -297,7 +306,9 @@ class _Compilation:
                 low, high = rule.expect
                 wanted = str(low) if low == high else f"[{low}, {high}]"
                 lost = len(verdict.matched) - len(verdict.won)
-                text = f"it wins {len(verdict.won)} parameters" + (f", and {lost} that it matches go to others" if lost else "")
+                text = f"it wins {len(verdict.won)} parameter{'s' * (len(verdict.won) != 1)}" + (
+                    f", and {lost} that it matches go to others" if lost else ""
+                )
                 source = self.spec.source(f"{path}.expect")
                 self.problems.append(Problem(text, self.spec.path(f"{path}.expect"), wanted, source))
 
@@ -326,19 +337,35 @@ class _Compilation:
 
     def _add(self, path: str, text: str, site: Site, remedy: str | None, value: Any = None) -> None:
         shown = "" if value is None else repr(value)
-        key = (self.spec.path(path), shown, self.spec.source(path) or "", text, remedy or "")
+        place = (self.spec.path(path), shown, self.spec.source(path) or "") if path else ("", shown, "")
+        key = (*place, text, remedy or "")
         self.grouped.setdefault(key, []).append(site.label)
 
     def regroup(self) -> list[Problem]:
         """Problems that many parameters share, said once, with the first few names."""
         said = []
+        own = self.spec.path("initializer")
+        told = {key[3:]: key for key in self.grouped if key[0] == own}
+        for key in list(self.grouped):
+            # What is wrong with the spec's own initializer is said once, not for each rule that is served by it.
+            if key[0] != own and (first := told.get(key[3:])):
+                self.grouped[first] += self.grouped.pop(key)
         for (path, value, source, text, remedy), labels in self.grouped.items():
-            labels = list(dict.fromkeys(labels))
-            more = f" and {len(labels) - _SHOWN} more" if len(labels) > _SHOWN else ""
-            names = ", ".join(labels[:_SHOWN]) + more
-            where, told = (path, f"{names}: {text}") if path else (names, text)
-            said.append(Problem(told, where, value or None, source or None, remedy or None))
+            where, told_of = (path, f"{listed(labels)}: {text}") if path else (listed(labels), text)
+            said.append(Problem(told_of, where, value or None, source or None, remedy or None))
         return said
+
+
+def _with_rules(spec: InitSpec, error: InitConfError) -> list[Problem]:
+    """Problems with patterns, with the paths of the rules that have them."""
+    said = []
+    for problem in error.problems:
+        rules = [
+            (name, key) for name, rule in spec.live_rules() for key in PATTERNS if repr(getattr(rule, key)) in problem.text
+        ]
+        path = f"rules.{rules[0][0]}.{rules[0][1]}" if rules else None
+        said.append(replace(problem, path=path and spec.path(path), source=path and spec.source(path)))
+    return said
 
 
 def _typed(value: Any) -> str:
@@ -390,5 +417,6 @@ def _entry(
         site.start,
         site.layout.zero_row,
         site.layout.assumed + (("nonlinearity",) if feed is not None and feed.assumed else ()),
+        site.effective,
         feed.reason if feed is not None else None,
     )

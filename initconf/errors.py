@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
@@ -46,10 +46,29 @@ class InitConfError(Exception):
         super().__init__(self.problems)
 
     def __str__(self) -> str:
-        if len(self.problems) == 1:
-            return str(self.problems[0])
-        parts = [f"{len(self.problems)} problems:", *("- " + str(p).replace("\n", "\n  ") for p in self.problems)]
+        said = _together(self.problems)
+        if len(said) == 1:
+            return str(said[0])
+        parts = [f"{len(said)} problems:", *("- " + str(p).replace("\n", "\n  ") for p in said)]
         return "\n".join(parts)
+
+
+def _together(problems: Iterable[Problem]) -> list[Problem]:
+    """Problems that differ in their path alone, said once with the first few paths."""
+    alike: dict[Problem, list[str]] = {}
+    for problem in problems:
+        alike.setdefault(replace(problem, path=None), []).append(problem.path or "")
+    return [replace(problem, path=listed(paths) or None) for problem, paths in alike.items()]
+
+
+def listed(names: Iterable[str], most: int = 3) -> str:
+    """The first few names, and how many more there are.
+
+    >>> listed(["a", "b", "c", "d", "a"])
+    'a, b, c and 1 more'
+    """
+    each = list(dict.fromkeys(names))
+    return ", ".join(each[:most]) + (f" and {len(each) - most} more" if len(each) > most else "")
 
 
 class SpecError(InitConfError):

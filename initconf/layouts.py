@@ -17,11 +17,14 @@ from initconf.sites import Layout
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
+    from initconf.spec import DeclaredLayout
+
 Describe = Callable[["nn.Module", str, "Tensor"], "Layout | None"]
 """(module, name of the parameter within it, the parameter) -> its layout, None where the base class knows better."""
 F = TypeVar("F", bound=Describe)
 
 _layouts: dict[type | str, Describe] = {}
+_families: list[tuple[re.Pattern[str], Describe]] = []
 
 BIAS = Layout(role="bias", fans_of="weight")
 EMBEDDING = Layout(role="embedding", out_axes=(1,), in_axes=(), batch_axes=(0,))
@@ -68,7 +71,51 @@ def find(module: nn.Module, name: str, parameter: Tensor) -> Layout:
             if key in _layouts and (found := _layouts[key](module, name, parameter)) is not None:
                 _check(found, module, name, parameter)
                 return found
+    dotted = f"{type(module).__module__}.{type(module).__qualname__}"
+    for pattern, describe in _families:
+        if pattern.fullmatch(dotted) and (found := describe(module, name, parameter)) is not None:
+            _check(found, module, name, parameter)
+            return found
     return _assume(module, name, parameter)
+
+
+def family(pattern: str) -> Callable[[F], F]:
+    """Register how the parameters of all classes whose dotted names fit a regex are laid out, where no class of theirs says."""
+
+    def add(fn: F) -> F:
+        _families.append((re.compile(pattern), fn))
+        return fn
+
+    return add
+
+
+def declared(said: DeclaredLayout, where: str, parameter: Tensor) -> Layout:
+    """The layout that a spec declares, checked against the parameter's shape. Raises InitConfError where they do not fit."""
+    axes, blocks, shape = said.axes, said.blocks, tuple(parameter.shape)
+    found = Layout(
+        role=said.role or "weight",
+        out_axes=axes.get("out", (0,)),
+        in_axes=axes.get("in", (1,) if axes.get("out") != (1,) else (0,)),
+        batch_axes=axes.get("batch", ()),
+        groups=said.groups or 1,
+        stride=said.stride or 1,
+        transposed=said.transposed,
+        block_axis=blocks.get("axis", 0),
+        block_names=blocks.get("names", ()),
+        block_sizes=blocks.get("sizes", ()),
+        zero_row=said.zero_row,
+        fans_of=said.fans_of,
+    )
+    has_axes = len(shape) >= 2 or said.axes
+    for axis in (*(found.all_axes if has_axes else ()), *((found.block_axis,) if found.block_names else ())):
+        if not 0 <= axis < len(shape):
+            raise InitConfError(f"{where} names axis {axis}, and the shape is {shape}")
+    if has_axes and len(set(found.all_axes)) < len(found.all_axes):
+        raise InitConfError(f"{where} names an axis twice")
+    if found.zero_row is not None and not 0 <= found.zero_row < shape[0]:
+        raise InitConfError(f"{where} names row {found.zero_row}, and the shape is {shape}")
+    found.blocks(shape)
+    return found
 
 
 def names() -> list[str]:
@@ -81,7 +128,7 @@ def _check(found: Any, module: nn.Module, name: str, parameter: Tensor) -> None:
     if not isinstance(found, Layout):
         raise InitConfError(f"{where} is {found!r}, not a Layout")
     if found.role in ("weight", "recurrent", "embedding"):
-        for axis in (*found.out_axes, *found.in_axes, *found.batch_axes):
+        for axis in found.all_axes:
             if not 0 <= axis < parameter.ndim:
                 raise InitConfError(f"{where} names axis {axis}, and the shape is {tuple(parameter.shape)}")
 
@@ -157,14 +204,6 @@ def _attention(module: Any, name: str, parameter: Tensor) -> Layout | None:
     if name == "in_proj_bias":
         return Layout(role="bias", block_names=qkv, fans_of="in_proj_weight" if module.in_proj_weight is not None else None)
     return Layout(role="bias") if name in ("bias_k", "bias_v") else None
-
-
-@layout("GemmaRMSNorm")
-@layout("Gemma2RMSNorm")
-@layout("Gemma3RMSNorm")
-def _one_plus(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    # They multiply by 1 + weight, which so starts at 0.
-    return Layout(role="norm_shift") if name == "weight" else None
 
 
 # --- what is assumed of others ---------------------------------------------------------------------------------------------

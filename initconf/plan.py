@@ -55,6 +55,8 @@ class Entry:
     """A row that stays zero, whatever the law (`padding_idx`)."""
     assumed: tuple[str, ...] = ()
     """What was guessed: `role`, `layout`, `nonlinearity`."""
+    effective: str | None = None
+    """Of a parametrised weight: `exact`, or `transformed` where what is assigned does not come back (spectral_norm)."""
     fed_by: str | None = None
     """For `nonlinearity: auto`: what the trace found to feed the parameter."""
 

@@ -17,7 +17,7 @@ from typing import Any, TypeVar, get_type_hints, overload
 
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 
-from initconf.errors import InitConfError, did_you_mean
+from initconf.errors import InitConfError, near
 from initconf.laws import Construction, Custom, Keep, Law, ModuleDefault, Values
 
 F = TypeVar("F", bound=Callable[..., Any])
@@ -193,7 +193,8 @@ def find(name: str) -> Initializer:
     except KeyError:
         if name in _broken:
             raise InitConfError(_broken[name]) from None
-        raise InitConfError(f"no initializer is named {name!r}; {did_you_mean(name, [*_registered, *_aliases])}") from None
+        close = near(name, [*_registered, *_aliases], 1)  # all of them would be a page
+        raise InitConfError(f"no initializer is named {name!r}" + (f"; did you mean {close[0]!r}?" if close else "")) from None
 
 
 def is_torch(name: str | None) -> bool:

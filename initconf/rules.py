@@ -10,7 +10,7 @@ from functools import lru_cache
 
 from initconf import patterns
 from initconf.errors import near
-from initconf.sites import Place, Site
+from initconf.sites import Place, Site, is_a
 from initconf.spec import Rule
 
 
@@ -62,9 +62,9 @@ def match(rules: Sequence[tuple[str, Rule]], sites: Sequence[Site]) -> Match:
         if rule.ndim is not None:
             held["ndim"] = by_ndim[rule.ndim]
         if rule.module:
-            held["module"] = set().union(*(ns for owner, ns in by_owner.items() if _is_a(owner, rule.module)))
+            held["module"] = set().union(*(ns for owner, ns in by_owner.items() if is_a(owner, rule.module)))
         if rule.inside:
-            held["inside"] = set().union(*(ns for above, ns in by_inside.items() if any(_is_a(a, rule.inside) for a in above)))
+            held["inside"] = set().union(*(ns for above, ns in by_inside.items() if any(is_a(a, rule.inside) for a in above)))
         if rule.block is not None:
             held["block"] = {n for n, (i, _) in enumerate(names) if _blocks(rule.block, sites[i])}
         verdict = Verdict(name, rule, {names[n][0] for n in set.intersection(*held.values())})
@@ -91,11 +91,6 @@ def _patterns(rules: Sequence[tuple[str, Rule]], names: list[str]) -> list[dict[
     ):
         found[r][kind] = matched
     return found
-
-
-def _is_a(classes: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
-    """Whether one of the dotted classes is wanted: by its bare name, or with a dot by its whole path."""
-    return any(cls == w or ("." not in w and cls.rpartition(".")[2] == w) for cls in classes for w in wanted)
 
 
 def _blocks(pattern: str, site: Site) -> list[int]:
@@ -139,17 +134,22 @@ def why_dead(m: Match, r: int, sites: Sequence[Site]) -> tuple[str, str | None]:
         return f"it matches nothing: no parameter's name fits {kind} {text!r}", remedy
     empty = [k for k, ns in held.items() if not ns]
     if empty:
-        return f"it matches nothing: no parameter has {empty[0]} {_said(getattr(rule, empty[0]))}", _there_are(
-            empty[0], m, sites
-        )
+        has = {"module": "is owned by a", "inside": "lies inside", "block": "has a block"}.get(empty[0], f"has {empty[0]}")
+        return f"it matches nothing: no parameter {has} {_said(getattr(rule, empty[0]))}", _there_are(empty[0], m, sites)
     return "it matches nothing: each selector matches some parameters, but no name has them all", None
 
 
 def _fact(kind: str, site: Site, place: Place) -> str:
     if kind == "block":
         return f"the blocks {', '.join(b.block or '' for b in site.blocks)}" if site.blocks else "no blocks"
-    if kind in ("module", "inside"):
-        return f"module {place.owner[0].rpartition('.')[2]}" if kind == "module" else "other ancestors"
+    if kind == "module":
+        return f"module {place.owner[0].rpartition('.')[2]}"
+    if kind == "inside":
+        return (
+            f"the ancestors {', '.join(above[0].rpartition('.')[2] for above in place.inside)}"
+            if place.inside
+            else "no ancestors"
+        )
     return f"{kind} {getattr(site, kind)}"
 
 

@@ -51,6 +51,11 @@ class Layout:
     assumed: tuple[str, ...] = ()
     """What is a guess: `role`, `layout`."""
 
+    @property
+    def all_axes(self) -> tuple[int, ...]:
+        """The axes that are out, in or batch; all others are receptive field."""
+        return (*self.out_axes, *self.in_axes, *self.batch_axes)
+
     def fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
         """(fan_in, fan_out) of a tensor of this layout.
 
@@ -120,6 +125,8 @@ class Site:
     blocks: tuple[Site, ...] = ()
     on_meta: bool = field(default=False, compare=False)
     """Whether the parameter has no values to keep."""
+    effective: str | None = None
+    """Of a parametrised weight: `exact` where the effective weight is what is assigned, else `transformed`."""
     reset: str | None = None
     """The owner's reset method, `reset_parameters` or `_reset_parameters`."""
 
@@ -184,3 +191,8 @@ class Site:
             "ndim": self.ndim,
             "shape": self.shape,
         }
+
+
+def is_a(classes: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
+    """Whether one of the dotted classes is wanted: by its bare name, or with a dot by its whole path."""
+    return any(cls == w or ("." not in w and cls.rpartition(".")[2] == w) for cls in classes for w in wanted)

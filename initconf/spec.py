@@ -250,6 +250,75 @@ def _rule_body(value: Any) -> Any:
     raise fail("a rule is a mapping", "write {glob: '...', initializer: ...}, or null to switch it off")
 
 
+def _axes(value: Any) -> Any:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not set(value) <= {"out", "in", "batch"}:
+        raise fail("not a mapping of axes", "write {out: 0, in: 1}, and batch where whole weights are stacked")
+    axes = {key: [axis] if isinstance(axis, int) else axis for key, axis in value.items()}
+    for axis in axes.values():
+        if not isinstance(axis, (list, tuple)) or not all(isinstance(a, int) and not isinstance(a, bool) for a in axis):
+            raise fail("an axis is an integer, or a list of integers", "write {out: 0, in: [1, 2]}")
+    return {key: tuple(axis) for key, axis in axes.items()}
+
+
+def _blocks(value: Any) -> Any:
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not set(value) <= {"axis", "names", "sizes"} or not value.get("names"):
+        raise fail("not a mapping of blocks", "write {axis: 0, names: [q, k, v]}, and sizes where they are not equal")
+    names, sizes = value["names"], value.get("sizes")
+    if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) and name for name in names):
+        raise fail("the names of the blocks are not a list of strings", "write names: [q, k, v]")
+    if len(set(names)) < len(names):
+        raise fail("two blocks have the same name")
+    if sizes is not None and (not isinstance(sizes, (list, tuple)) or not all(isinstance(n, int) and n >= 0 for n in sizes)):
+        raise fail("the sizes of the blocks are not a list of integers", "write sizes: [64, 32, 32]")
+    return {"axis": _integer(value.get("axis", 0)), "names": tuple(names), "sizes": tuple(sizes or ())}
+
+
+def _role(value: Any) -> Any:
+    if value is None or (isinstance(value, str) and value in ROLES):
+        return value
+    raise fail(f"no role is named {value!r}", did_you_mean(str(value), ROLES))
+
+
+def _positive(value: Any) -> Any:
+    if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
+        return value
+    raise fail("not a positive integer")
+
+
+class DeclaredLayout(BaseModel):
+    """How to read the parameters that a selector matches: what `initconf.layout` says in Python, in YAML."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    match: Annotated[str | None, BeforeValidator(_pattern("match"))] = None
+    search: Annotated[str | None, BeforeValidator(_pattern("search"))] = None
+    glob: Annotated[str | None, BeforeValidator(_pattern("glob"))] = None
+    module: Annotated[tuple[str, ...] | None, BeforeValidator(_strings("a class name"))] = None
+    role: Annotated[Role | None, BeforeValidator(_role)] = None
+    """Left out, `weight`."""
+    axes: Annotated[dict[str, tuple[int, ...]], BeforeValidator(_axes)] = {}
+    """`out`, `in` and `batch`: an axis or a list; left out, 0, 1 and none. All others are receptive field."""
+    blocks: Annotated[dict[str, Any], BeforeValidator(_blocks)] = {}
+    groups: Annotated[int | None, BeforeValidator(_positive)] = None
+    stride: Annotated[int | None, BeforeValidator(_positive)] = None
+    """The product of the strides."""
+    transposed: Annotated[bool, BeforeValidator(lambda v: False if v is None else _flag(v))] = False
+    fans_of: str | None = None
+    """The owner's parameter whose fans this one carries."""
+    zero_row: Annotated[int | None, BeforeValidator(_integer)] = None
+    """A row that stays zero."""
+
+    @model_validator(mode="after")
+    def _selects(self) -> DeclaredLayout:
+        if self.match is None and self.search is None and self.glob is None and self.module is None:
+            raise fail("the layout selects nothing: it has no selector", "give it one of match, search, glob, module")
+        return self
+
+
 class InitSpec(Settings):
     """How the parameters of a model start, as the user said it. Made by `initconf.load`."""
 
@@ -262,7 +331,7 @@ class InitSpec(Settings):
         BeforeValidator(_mapping("rules")),
     ] = {}
     targets: Annotated[dict[str, Any], BeforeValidator(_mapping("targets"))] = {}
-    layouts: Annotated[dict[str, Any], BeforeValidator(_mapping("layouts"))] = {}
+    layouts: Annotated[dict[str, DeclaredLayout | None], BeforeValidator(_mapping("layouts"))] = {}
     layers: Annotated[str | None, BeforeValidator(_layers)] = None
     """A regex for whole names, with one group that gives the layer's number."""
     compat: Annotated[Literal["torch"] | None, BeforeValidator(_one_of("compat", ("torch",), {}))] = None

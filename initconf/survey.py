@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from initconf import layouts, patterns
+from initconf import layouts, patterns, third_party  # noqa: F401 - third_party registers
 from initconf.errors import CompileError, InitConfError, Problem
-from initconf.sites import HAS_NO_FANS, Layout, Place, Site
+from initconf.parametrized import effective, identity, parametrised, round_trip
+from initconf.sites import HAS_NO_FANS, Layout, Place, Site, is_a
+from initconf.spec import DeclaredLayout
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -38,6 +40,15 @@ class Found:
     """The path of the outermost container, None outside of one."""
     child: str | None
     """The container's child that the parameter lies in."""
+    effective: str | None = None
+    """Of a parametrised weight: whether what is assigned comes back `exact` or `transformed`."""
+    key: int = 0
+    """What ties are known by, where it is not the parameter itself."""
+
+    @property
+    def identity(self) -> int:
+        """The same for every name of one tensor."""
+        return self.key or id(self.parameter)
 
 
 @dataclass
@@ -62,26 +73,36 @@ def unwrap(module: nn.Module, dotted: tuple[str, ...]) -> nn.Module | None:
     return None
 
 
-def survey(model: nn.Module, layers: str | None = None, *, torch_fans: bool = False) -> list[Site]:
+def survey(
+    model: nn.Module,
+    layers: str | None = None,
+    *,
+    declared: Mapping[str, DeclaredLayout | None] | None = None,
+    torch_fans: bool = False,
+) -> list[Site]:
     """The sites of a model, in the order of its modules; a tensor under several names is one site.
 
     Args:
         model: on any device, also meta; it is not changed.
         layers: a regex for whole names with one group, the layer's number; left out, the outermost containers are counted.
+        declared: the layouts of a spec, by name; they are stronger than the registered ones, and the last match wins.
         torch_fans: whether to read every tensor as torch.nn.init does: inputs on axis 1, no blocks, no padding rows.
 
     Raises:
-        CompileError: for parameters that cannot be initialised: uninitialised lazy ones, flat shards, parametrised ones.
+        CompileError: for parameters that cannot be initialised: uninitialised lazy ones, flat shards, parametrisations that
+            cannot be assigned to.
     """
     walk = Walk()
     _walk(model, "", (), None, None, walk, ())
     groups: dict[int, list[Found]] = {}
     for found in walk.found:
-        groups.setdefault(id(found.parameter), []).append(found)
+        groups.setdefault(found.identity, []).append(found)
+    said = _declare(declared or {}, walk)
+    index = {(id(found.module), found.place.attribute): found.parameter for found in walk.found}
     sites = []
     for group in groups.values():
         try:
-            sites.append(_site(group, torch_fans))
+            sites.append(_site(group, said, index, torch_fans))
         except InitConfError as error:
             walk.problems.append(Problem(str(error), group[0].place.name))
     if walk.problems:
@@ -127,15 +148,17 @@ def _walk(
                 )
             )
             return None
-    if "parametrizations" in module._modules:
-        walk.problems.append(
-            Problem(
-                f"the parameters {', '.join(module._modules['parametrizations']._modules)} are parametrised",  # type: ignore[union-attr]
-                prefix or "the model",
-                remedy="initialise before the parametrisation is registered",
-            )
-        )
-        return None
+    for attribute, chain in parametrised(module).items():
+        name = f"{prefix}.{attribute}" if prefix else attribute
+        try:
+            weight = effective(chain)
+            how = round_trip(chain, weight)
+        except InitConfError as error:
+            walk.problems.append(replace(error.problems[0], path=name))
+            continue
+        # The dynamic class that torch puts in front (`ParametrizedLinear`) is nobody's; its first base is the owner.
+        place = Place(name, attribute, dotted[1:], inside)
+        walk.found.append(Found(place, module, weight, container, child, how, id(identity(chain))))
     for attribute, parameter in module._parameters.items():
         if parameter is None:
             continue
@@ -147,7 +170,7 @@ def _walk(
         walk.found.append(Found(Place(name, attribute, dotted, inside), module, parameter, container, child))
     counts = container is None and any(name in CONTAINERS for name in dotted)
     for name, sub in module._modules.items():
-        if sub is None or id(sub) in stack:
+        if sub is None or id(sub) in stack or (name == "parametrizations" and parametrised(module)):
             continue
         path = f"{prefix}.{name}" if prefix else name
         here, rank = (prefix, name) if counts else (container, child)
@@ -155,9 +178,36 @@ def _walk(
     return None
 
 
-def _site(group: list[Found], torch_fans: bool) -> Site:
+def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[str, Layout]:
+    """The layout that the spec declares for each name; a declaration that fits none is a problem."""
+    said: dict[str, Layout] = {}
+    names = [found.place.name for found in walk.found]
+    for name, layout in declared.items():
+        if layout is None:
+            continue
+        held = set(range(len(names)))
+        kinds: tuple[patterns.Kind, ...] = ("match", "search", "glob")
+        for kind in kinds:
+            if (text := getattr(layout, kind)) is not None:
+                held &= patterns.match_names([(kind, text)], names)[0]
+        if layout.module is not None:
+            held = {n for n in held if is_a(walk.found[n].place.owner, layout.module)}
+        if not held:
+            remedy = f"names are such as {', '.join(names[:2])}" if names else None
+            walk.problems.append(Problem("it matches nothing", f"layouts.{name}", remedy=remedy))
+        for n in held:
+            said[names[n]] = layouts.declared(layout, f"layouts.{name}", walk.found[n].parameter)
+    return said
+
+
+def _site(group: list[Found], said: Mapping[str, Layout], index: Mapping[tuple[int, str], Tensor], torch_fans: bool) -> Site:
     group = sorted(group, key=lambda found: found.place.name)
-    described = [_describe(found.module, found.place.attribute, found.parameter, torch_fans) for found in group]
+
+    def describe(found: Found, attribute: str, parameter: Tensor) -> Layout:
+        name = f"{found.place.name.removesuffix(found.place.attribute)}{attribute}"
+        return said[name] if name in said else _describe(found.module, attribute, parameter, torch_fans)
+
+    described = [describe(found, found.place.attribute, found.parameter) for found in group]
     # A tied head is no head: the tensor is an embedding if any of its owners says so.
     main = next((i for i, layout in enumerate(described) if layout.role == "embedding"), 0)
     layout, owner, parameter = described[main], group[main].module, group[main].parameter
@@ -169,10 +219,11 @@ def _site(group: list[Found], torch_fans: bool) -> Site:
         dtype=str(parameter.dtype).removeprefix("torch."),
         layout=layout,
         on_meta=parameter.is_meta,
+        effective=group[main].effective,
         reset=next((name for name in ("reset_parameters", "_reset_parameters") if callable(getattr(owner, name, None))), None),
     )
-    carrier = owner._parameters.get(layout.fans_of) if layout.fans_of else None
-    of = _describe(owner, layout.fans_of, carrier, torch_fans) if layout.fans_of and carrier is not None else layout
+    carrier = index.get((id(owner), layout.fans_of)) if layout.fans_of else None
+    of = describe(group[main], layout.fans_of, carrier) if layout.fans_of and carrier is not None else layout
     of_shape = tuple(carrier.shape) if carrier is not None else shape
     blocks = []
     own, carried = layout.blocks(shape), of.blocks(of_shape)

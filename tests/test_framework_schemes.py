@@ -9,8 +9,6 @@ import inspect
 import math
 import re
 import shlex
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
@@ -172,7 +170,7 @@ def test_every_scheme_serves_every_model(scheme: str) -> None:
     for name, make in ZOO.items():
         if name == "everything" and scheme in DEPTH:
             continue  # an attention in no stack has no depth
-        report = initconf.initialize(make(), load(scheme)).verify()
+        report = initconf.initialize(make(), load(scheme), seed=0).verify()
         if name in ("mlp", "gpt", "gpt_untied"):  # on plain models a scheme has nothing to warn of
             assert report.plan.warnings == ()
 
@@ -977,9 +975,3 @@ def test_zero_gamma() -> None:
     check(plan["layer1.0.bn3.weight"], C(0))
     check(plan["layer1.0.bn2.weight"], C(1))
     check(plan["layer1.0.downsample.1.weight"], C(1))
-
-
-def test_schemes_need_no_torch_to_be_read() -> None:
-    code = f"import sys, initconf\nfor name in {SCHEMES}: initconf.load(name)\nprint('torch' in sys.modules)"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert done.stdout == "False\n", done.stderr

@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 ORDER = """
     errors files expressions patterns laws/ quadrature curves callables activations
     spec registry
-    sites layouts survey origins tracing
+    sites layouts third_party parametrized survey origins tracing
     initializers/
     hyper/
     reading provenance composing loading

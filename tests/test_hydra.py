@@ -19,22 +19,26 @@ import initconf
 VERSION = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
 TRAIN = """
-import hydra, initconf, json, logging, sys
-from torch import nn
+import hydra, json, sys
 
 @hydra.main(config_path="conf", config_name="config", **{version})
 def main(cfg):
+    import initconf
+    from torch import nn
+
     model = nn.Sequential()
     model.add_module("stem", nn.Linear(4, 8))
     model.add_module("head", nn.Linear(8, 2))
-    report = initconf.initialize(model, cfg.init).verify()
-    print(json.dumps(report.plan.to_dict()))
-
-if __name__ == "__main__":
     try:
-        main()
+        spec = initconf.load(cfg.init)
+        report = initconf.initialize(model, spec).verify()
     except initconf.InitConfError as error:
         sys.exit(str(error))
+    sources = {path: spec.sources(path) for path in cfg.get("ask", [])}
+    print(json.dumps({**report.plan.to_dict(), "sources": sources}))
+
+if __name__ == "__main__":
+    main()
 """
 
 
@@ -95,6 +99,47 @@ def test_hydra_shows_the_group_and_nothing_else(app: Path) -> None:
     assert ours == {"init", "init/rules", "init/schema"}, done.stdout
     done = run(app, "--cfg", "job", "--resolve", "-p", "init.rules.bias")
     assert done.stdout.splitlines()[1:] == ["role: bias", "initializer: zeros", "optional: true"], done.stdout + done.stderr
+
+
+def test_every_value_has_an_address(app: Path) -> None:
+    """Of a scheme, a rule file, the application's own files, an experiment and the command line; two jobs of a sweep."""
+    (app / "conf" / "config.yaml").write_text(
+        "defaults: [{init: he}, _self_]\ninit:\n  seed: 3\n"
+        "ask: [mode, seed, gain, rules.head.gain, rules.bias.role, rules.new.glob]\n"
+    )
+    done = run(
+        app,
+        "-m",
+        "init=he,orthogonal",
+        "+experiment=small",
+        "init.gain=2",
+        "init.rules.new={glob: stem.bias, initializer: zeros}",
+        "hydra.sweep.dir=out",
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    # The experiment chooses glorot; the sweep's `init=` is stronger.
+    plans = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
+    assert [plan["parameters"][0]["initializer"] for plan in plans] == ["variance_scaling", "orthogonal"]
+    common = {
+        "seed": ["conf/config.yaml:3"],
+        "gain": ["override 'init.gain=2'"],
+        "rules.head.gain": ["conf/experiment/small.yaml:6"],
+        "rules.bias.role": ["initconf/conf/init/rules/roles.yaml:4"],
+        "rules.new.glob": ["override 'init.rules.new={glob:stem.bias,initializer:zeros}'"],
+    }
+    assert plans[0]["sources"] == {"mode": ["initconf/conf/init/he.yaml:8"], **common}
+    assert plans[1]["sources"] == {"mode": [], **common}
+
+
+def test_hydra_says_which_files_it_took(app: Path) -> None:
+    done = run(app, "--info", "defaults", "init=gpt2")
+    rows = [[cell.strip() for cell in line.split("|")[1:3]] for line in done.stdout.splitlines() if line.startswith("| init")]
+    assert rows == [
+        ["init/schema/base", "init"],
+        ["init/rules/roles", "init.rules"],
+        ["init/rules/head", "init.rules"],
+        ["init/gpt2", "init"],
+    ], done.stdout + done.stderr
 
 
 # --- composed in this process ------------------------------------------------------------------------------------------------

@@ -104,6 +104,15 @@ def test_skewed_laws_pass(low, high):
         initconf.initialize(model, said, seed=seed).verify()
 
 
+def test_heavy_tails_raise_no_more_alarms_than_others(monkeypatch):
+    """Past nine sigma a normal law is nearly exponential, and the std of a sample strays twice as far."""
+    monkeypatch.setattr(reports, "FAMILY", 2e-3)
+    model = nn.Linear(8, 8, bias=False)
+    plan = initconf.compile(model, {"initializer": {"name": "truncated_normal", "low": 9, "high": math.inf}})
+    for seed in range(400):
+        initconf.apply(model, type(plan)(plan.entries, seed)).verify()
+
+
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32], ids=str)
 @pytest.mark.parametrize(
     "said",

@@ -7,9 +7,11 @@ import warnings
 
 import pytest
 import torch
+from conftest import untouched
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
+import initconf
 from initconf.errors import CompileError
 from initconf.survey import CONTAINERS, FLAT, NORMALISED, WRAPPERS, parameters, survey
 
@@ -330,16 +332,75 @@ def test_lazy_parameters_are_refused_by_name():
     assert sites(model)["0.weight"].fan_in == 5
 
 
-def test_parametrised_weights_are_refused():
-    model = nn.Sequential(nn.Linear(3, 3), parametrizations.orthogonal(nn.Linear(3, 3)))
-    assert problems(model) == [
-        "1: the parameters weight are parametrised\n  -> initialise before the parametrisation is registered"
-    ]
+class Symmetric(nn.Module):
+    def forward(self, x):
+        return x.triu() + x.triu(1).T
+
+
+class Doubled(nn.Module):
+    def forward(self, x):
+        return 2 * x
+
+    def right_inverse(self, x):
+        return x  # not what forward undoes
+
+
+class Picky(nn.Module):
+    def forward(self, x):
+        return x
+
+    def right_inverse(self, x):
+        raise ValueError("only on Sundays")
+
+
+@pytest.mark.parametrize(
+    ("parametrise", "how"),
+    [
+        (parametrizations.weight_norm, "exact"),
+        (parametrizations.spectral_norm, "transformed"),
+        (parametrizations.orthogonal, "transformed"),
+        (lambda m: parametrize.register_parametrization(m, "weight", nn.Identity()), None),
+        (lambda m: parametrize.register_parametrization(m, "weight", Doubled()), "transformed"),
+    ],
+    ids=["weight_norm", "spectral_norm", "orthogonal", "Identity", "Doubled"],
+)
+def test_parametrised_weights_are_called_by_their_own_names(parametrise, how):
+    if how is None:
+        assert problems(parametrise(nn.Linear(3, 3))) == [
+            "weight: its parametrisation Identity has no right_inverse\n"
+            "  -> give the parametrisation a right_inverse, or initialise before it is registered"
+        ]
+        return
+    model = parametrise(nn.Linear(4, 6))
+    with untouched(model):
+        found = sites(model)
+    assert set(found) == {"weight", "bias"}
+    assert found["weight"].effective == how
+    assert found["weight"].module == "torch.nn.modules.linear.Linear"
+    assert (found["bias"].fan_in, found["bias"].fan_out) == (4, 6)
+
+
+def test_the_effective_weight_has_the_law():
+    plain, model = nn.Linear(64, 64), parametrizations.weight_norm(nn.Linear(64, 64))
+    initconf.initialize(plain, "he")
+    initconf.initialize(model, "he").verify()
+    torch.testing.assert_close(model.weight, plain.weight)
+
+
+def test_what_is_transformed_is_written_and_not_verified_by_moments():
+    model = parametrizations.spectral_norm(nn.Linear(64, 64))
+    report = initconf.initialize(model, "he").verify()
+    assert report.plan["weight"].effective == "transformed"
+    assert float(model.parametrizations.weight.original.std()) == pytest.approx(report.plan["weight"].std, rel=0.05)
+
+
+def test_a_parametrisation_that_refuses_an_assignment(monkeypatch):
     model = nn.Linear(3, 3)
-    parametrize.register_parametrization(model, "bias", nn.Identity())
-    parametrize.register_parametrization(model, "weight", nn.Identity())
+    with monkeypatch.context() as patched:  # torch tries it when it is registered
+        patched.setattr(Picky, "right_inverse", lambda self, x: x)
+        parametrize.register_parametrization(model, "weight", Picky())
     assert problems(model) == [
-        "the model: the parameters bias, weight are parametrised\n  -> initialise before the parametrisation is registered"
+        "weight: its parametrisation Picky cannot be assigned to: only on Sundays\n  -> initialise before it is registered"
     ]
 
 
@@ -367,10 +428,9 @@ def test_flat_parameters_are_refused():
 def test_all_that_is_wrong_is_said_at_once():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model = nn.Sequential(
-            nn.LazyLinear(3, bias=False), parametrizations.orthogonal(nn.Linear(3, 3)), nn.LazyConv1d(3, 3, bias=False)
-        )
-    assert len(problems(model)) == 3
+        hooked = torch.nn.utils.weight_norm(nn.Linear(3, 3))
+        model = nn.Sequential(nn.LazyLinear(3, bias=False), hooked, nn.LazyConv1d(3, 3, bias=False))
+    assert [text.partition(":")[0] for text in problems(model)] == ["0.weight", "1", "2.weight"]
 
 
 # --- large models ------------------------------------------------------------------------------------------------------------

@@ -29,4 +29,5 @@ def module_default(site: Site, otherwise: Literal["error", "keep"] = "error") ->
         return ModuleDefault(site.reset)
     if otherwise == "keep":
         return keep(site)
-    raise InitConfError(f"{site.module.rpartition('.')[2]} has neither reset_parameters nor _reset_parameters")
+    text = f"{site.module.rpartition('.')[2]} has neither reset_parameters nor _reset_parameters"
+    raise InitConfError(Problem(text, remedy="{name: module_default, otherwise: keep} keeps the values that are there"))

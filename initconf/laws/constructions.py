@@ -47,21 +47,23 @@ class Orthogonal(Construction):
 
     def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
         batch = math.prod(self.shape[axis] for axis in self.batch)
-        matrices = orthogonal_matrices(stream, batch, self.rows, self.columns).mul_(self.gain)
+        matrices = orthogonal_matrices(stream, batch, self.rows, self.columns, dtype.is_complex).mul_(self.gain)
         rest = [axis for axis in range(len(self.shape)) if axis not in self.batch and axis not in self.out]
         order = [*self.batch, *self.out, *rest]
         stored = matrices.reshape([self.shape[axis] for axis in order])
         return stored.permute([order.index(axis) for axis in range(len(self.shape))])
 
 
-def orthogonal_matrices(stream: Stream, batch: int, rows: int, columns: int) -> Tensor:
-    """(batch, rows, columns) with orthonormal rows or columns, whichever are fewer.
+def orthogonal_matrices(stream: Stream, batch: int, rows: int, columns: int, unitary: bool = False) -> Tensor:
+    """(batch, rows, columns) with orthonormal rows or columns, whichever are fewer; complex ones where `unitary`.
 
     QR of Gaussian matrices, with the signs that make it Haar distributed (Mezzadri 2007, arXiv:math-ph/0609050).
     """
     import torch
 
     tall = stream.normal(batch, max(rows, columns), min(rows, columns))
+    if unitary:
+        tall = torch.complex(tall, stream.normal(*tall.shape))
     if tall.numel():
         q, r = torch.linalg.qr(tall)
         diagonal = r.diagonal(dim1=-2, dim2=-1)
@@ -125,7 +127,7 @@ class DeltaOrthogonal(_Placed):
         return self.gain * math.sqrt(min(self.rows, self.columns) / max(self.numel, 1))
 
     def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        return self._place(orthogonal_matrices(stream, 1, self.rows, self.columns)[0].mul(self.gain))
+        return self._place(orthogonal_matrices(stream, 1, self.rows, self.columns, dtype.is_complex)[0].mul(self.gain))
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What the parity tests share: kernels to initialise, comparisons with stated chances of error, and the table of differences."""
+"""What the parity tests share: kernels to initialise, comparisons with stated chances of error, a table of differences."""
 
 from __future__ import annotations
 
@@ -104,9 +104,19 @@ def same(
     `step` is the spacing of the peer's dtype: 6e-8 for float32, 4e-3 for bfloat16.
     """
     off = difference(theirs, law, own, step)
-    found = f"std {np.sqrt(np.mean(np.abs(theirs) ** 2) - abs(theirs.mean()) ** 2):.6g}"
-    ROWS.append(Row(peer, what, found, f"std {law.std:.6g}", off, note))
-    assert off.startswith("std "), ROWS[-1]
+    line(peer, what, theirs, law, off, note)
+    assert is_none(off), ROWS[-1]
+
+
+def line(peer: str, what: str, theirs: np.ndarray, law: Law, off: str, note: str = "") -> None:
+    """The line of the table for a sample and a law that differ as `difference` says."""
+    found, said = (f"std {theirs.std():.6g}", f"std {law.std:.6g}") if law.std else (f"{theirs.flat[0]:g}", f"{law.mean:g}")
+    ROWS.append(Row(peer, what, found, said, off if off != "std 0" else "0", note))
+
+
+def is_none(off: str) -> bool:
+    """Whether what `difference` says is that there is none."""
+    return off.startswith("std ")
 
 
 def difference(theirs: np.ndarray, law: Law, own: np.ndarray | None = None, step: float = 6e-8) -> str:
@@ -120,7 +130,9 @@ def difference(theirs: np.ndarray, law: Law, own: np.ndarray | None = None, step
     if size.min() < low - slack or size.max() > high + slack:
         return f"values up to {np.abs(theirs).max():.6g}, outside of {high:.6g}"
     # How near a sample comes to its bounds: a share 20/n of the law lies beyond, and is missed once in 5e8 times.
-    near = _reached(law, 20 / n) if step < 1e-4 else None  # half precision is drawn from few bits, which end before the law does
+    near = (
+        _reached(law, 20 / n) if step < 1e-4 else None
+    )  # half precision is drawn from few bits, which end before the law does
     if near is not None and size.max() < near - slack:
         return f"values only up to {size.max():.6g}, of {high:.6g}"
     if abs(theirs.mean() - mean) > Z * std / math.sqrt(n) + step * (abs(mean) + std):

@@ -1,4 +1,4 @@
-"""Before a peer is imported: Keras on torch, JAX on the CPU and in double precision where it is asked for. After all: the table."""
+"""Before a peer is imported: Keras on torch, JAX on the CPU and able to do float64. After all tests: the table."""
 
 import os
 import sys

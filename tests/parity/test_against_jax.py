@@ -21,7 +21,9 @@ initializers = jax.nn.initializers
 
 
 def sample(initializer: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> np.ndarray:
-    return values(initializer(KEY, shape, dtype).astype(jnp.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float64))
+    return values(
+        initializer(KEY, shape, dtype).astype(jnp.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float64)
+    )
 
 
 def vs(scale: float, mode: str, distribution: str, **axes: Any) -> dict[str, Any]:
@@ -86,8 +88,8 @@ def test_real(name: str, shape: tuple[int, ...]) -> None:
 def test_bfloat16(name: str) -> None:
     theirs, said = CASES[name][0]
     law, _ = ours((600, 400), said, torch.bfloat16)
-    note = "JAX draws from 8 bits"
-    same(PEER, f"{name} bfloat16", sample(theirs, (600, 400), jnp.bfloat16), law, step=8e-3, note=note)
+    note = "JAX draws from 8 bits: its mean is off by some percent of the std"
+    same(PEER, f"{name} bfloat16", sample(theirs, (600, 400), jnp.bfloat16), law, step=3e-2, note=note)
 
 
 @pytest.mark.parametrize(
@@ -107,7 +109,10 @@ def test_axes(shape: tuple[int, ...], axes: dict[str, Any], mode: str) -> None:
     if shape == (1000, 64):
         axes = {"in_axis": 1, "out_axis": 0}  # said as what it amounts to: fan_in is the width
     theirs = sample(initializers.variance_scaling(1.5, mode, "uniform", **axes), shape)
-    here = {f"{name}_axes": [*value] if isinstance(value, tuple) else value for (name, _), value in ((k.split("_"), v) for k, v in axes.items())}
+    here = {
+        f"{name}_axes": [*value] if isinstance(value, tuple) else value
+        for (name, _), value in ((k.split("_"), v) for k, v in axes.items())
+    }
     law, own = ours(shape, vs(1.5, mode, "uniform", **here))
     what = f"variance_scaling {mode} {shape} {', '.join(f'{k} {v}' for k, v in axes.items())}"
     same(PEER, what, theirs, law, own)
@@ -126,8 +131,17 @@ def test_embed_of_flax_names_an_axis_twice() -> None:
 
 def test_fans_to_the_last_digit() -> None:
     compute = pytest.importorskip("jax._src.nn.initializers", reason="jax has moved _compute_fans")._compute_fans
-    for shape, axes in (((600, 400), {}), ((3, 3, 80, 120), {}), ((4, 300, 200), {"batch_axis": 0}), ((2, 9, 7), {"in_axis": 0})):
-        for mode, of in {"fan_in": lambda a, b: a, "fan_out": lambda a, b: b, "fan_geo_avg": lambda a, b: math.sqrt(a * b)}.items():
+    for shape, axes in (
+        ((600, 400), {}),
+        ((3, 3, 80, 120), {}),
+        ((4, 300, 200), {"batch_axis": 0}),
+        ((2, 9, 7), {"in_axis": 0}),
+    ):
+        for mode, of in {
+            "fan_in": lambda a, b: a,
+            "fan_out": lambda a, b: b,
+            "fan_geo_avg": lambda a, b: math.sqrt(a * b),
+        }.items():
             here = {"in_axes": axes.get("in_axis", -2), "out_axes": -1, "batch_axes": axes.get("batch_axis", [])}
             law, _ = ours(shape, vs(1.0, mode, "uniform", **here))
             exact(PEER, f"{mode} {shape} {axes or ''}", math.sqrt(1 / of(*compute(shape, **axes))), law.std)
@@ -168,7 +182,9 @@ def test_the_constant_of_jax_for_truncated_complex_values_is_wrong() -> None:
     same(PEER, "variance_scaling complex64 truncated, JAX's constant undone", theirs * 0.95311164380491208 / right, law)
     _same_shape(np.abs(theirs) * 0.95311164380491208 / right, np.abs(own))
     found = f"E|w|^2 fan {np.mean(np.abs(theirs) ** 2) * 600:.4f}", "E|w|^2 fan 1"
-    ROWS.append(Row(PEER, "variance_scaling complex64 truncated_normal", *found, f"{excess:.4f} x", "a bug of JAX, not repeated"))
+    ROWS.append(
+        Row(PEER, "variance_scaling complex64 truncated_normal", *found, f"{excess:.4f} x", "a bug of JAX, not repeated")
+    )
 
 
 def _same_shape(theirs: np.ndarray, own: np.ndarray) -> None:
@@ -189,6 +205,19 @@ def test_orthogonal(shape: tuple[int, ...]) -> None:
         small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
         assert np.abs(small @ small.T - 0.64 * np.eye(len(small))).max() < 1e-5
     same(PEER, f"orthogonal(0.8) {shape}", theirs, law)
+
+
+@pytest.mark.parametrize("shape", [(60, 40), (40, 60)], ids=str)
+def test_unitary(shape: tuple[int, ...]) -> None:
+    theirs = [sample(initializers.orthogonal(0.8), shape, jnp.complex64)]
+    theirs.append(values(initializers.orthogonal(0.8)(jax.random.key(12), shape, jnp.complex64)))
+    made = [ours(shape, {"name": "orthogonal", "gain": 0.8}, torch.complex64, seed=seed) for seed in (0, 1)]
+    for matrix in (*theirs, *(own for _, own in made)):
+        small = matrix if matrix.shape[0] <= matrix.shape[1] else matrix.T
+        assert np.abs(small @ small.conj().T - 0.64 * np.eye(len(small))).max() < 1e-5
+        assert np.mean(matrix.imag**2) == pytest.approx(0.32 / 60, rel=0.1)
+    same(PEER, f"orthogonal(0.8) complex64 {shape}", theirs[0], made[0][0])
+    _same_shape(np.angle(np.stack(theirs)), np.angle(np.stack([own for _, own in made])))
 
 
 def singular_values(kernel: np.ndarray, size: int) -> np.ndarray:
@@ -223,4 +252,6 @@ def test_a_wrong_law_is_found() -> None:
     for wrong in ("he_normal", "he_uniform", "lecun_truncated_normal", {"name": "he_truncated_normal", "gain": 1.01}):
         assert fails(same, "", "", theirs, *ours((600, 400), wrong)), wrong
     # torch's reading of the same shape: inputs last
-    assert fails(same, "", "", theirs, *ours((600, 400), {**vs(2.0, "fan_in", "truncated_normal"), "in_axes": 1, "out_axes": 0}))
+    assert fails(
+        same, "", "", theirs, *ours((600, 400), {**vs(2.0, "fan_in", "truncated_normal"), "in_axes": 1, "out_axes": 0})
+    )

@@ -7,9 +7,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from comparing import ROWS, Row, exact, fails, ours, planned, same, values
 from torch import nn
+
+import initconf
+from initconf.laws import TruncatedNormal
 
 keras = pytest.importorskip("keras", reason="keras is not installed: pip install 'initconf[parity]'")
 fans = pytest.importorskip("keras.src.initializers.random_initializers", reason="keras has moved compute_fans").compute_fans
@@ -21,6 +23,31 @@ CUT = 0.87962566103423978
 
 def sample(initializer: Any, shape: tuple[int, ...]) -> np.ndarray:
     return values(initializer(shape, dtype="float32"))
+
+
+LEAK = math.erfc(math.sqrt(2)) ** 4
+"""The share of truncated values that the torch backend lets past two sigma: where none of four draws lies within."""
+
+
+def without_leaks(theirs: np.ndarray, law: initconf.laws.Law) -> np.ndarray:
+    """Truncated values without those that leaked, of which there may be no more than a few."""
+    if not isinstance(law, TruncatedNormal):
+        return theirs
+    kept = theirs[np.abs(theirs) <= law.bounds[1] * (1 + 1e-6)]
+    assert theirs.size - kept.size <= 10 + 3 * LEAK * theirs.size
+    return kept
+
+
+def test_truncated_values_leak() -> None:
+    theirs = sample(keras.initializers.TruncatedNormal(stddev=1.0, seed=9), (2000, 2000))
+    past = int((np.abs(theirs) > 2).sum())
+    assert 2 <= past <= 10 + 3 * LEAK * theirs.size  # 17 are expected
+    found = f"{past} past two sigma", "0"
+    ROWS.append(
+        Row(PEER, "TruncatedNormal, 4e6 values", *found, f"{LEAK:.1e} of all", "a bug of Keras's torch backend, not repeated")
+    )
+    _, own = ours((2000, 2000), {"name": "truncated_normal", "std": CUT})
+    assert np.abs(own).max() <= 2 + 1e-6
 
 
 # Keras's initializer, the scale, mode and distribution that it is, and its name here where there is one.
@@ -39,11 +66,16 @@ NAMED = [
 def test_named(name: str, scale: float, mode: str, distribution: str, own_name: str, shape: tuple[int, ...]) -> None:
     theirs = sample(getattr(keras.initializers, name)(seed=3), shape)
     law, own = ours(shape, own_name)
-    same(PEER, f"{name} {shape}", theirs, law, own)
+    same(PEER, f"{name} {shape}", without_leaks(theirs, law), law, own)
     general, _ = ours(shape, {"name": "variance_scaling", "scale": scale, "mode": mode, "distribution": distribution})
     assert general.std == pytest.approx(law.std, rel=1e-15)
     fan_in, fan_out = fans(shape)
-    exact(PEER, f"{name} {shape}: the std of its fans", math.sqrt(scale / {"fan_in": fan_in}.get(mode, (fan_in + fan_out) / 2)), law.std)
+    exact(
+        PEER,
+        f"{name} {shape}: the std of its fans",
+        math.sqrt(scale / {"fan_in": fan_in}.get(mode, (fan_in + fan_out) / 2)),
+        law.std,
+    )
 
 
 @pytest.mark.parametrize("scale", [0.3, 2.0])
@@ -54,7 +86,7 @@ def test_variance_scaling(scale: float, mode: str, distribution: str) -> None:
     for shape in ((600, 400), (3, 3, 80, 120)):
         theirs = sample(keras.initializers.VarianceScaling(**said, seed=4), shape)
         law, own = ours(shape, {"name": "variance_scaling", **said})
-        same(PEER, f"VarianceScaling({scale}, {mode}, {distribution}) {shape}", theirs, law, own)
+        same(PEER, f"VarianceScaling({scale}, {mode}, {distribution}) {shape}", without_leaks(theirs, law), law, own)
     with_axes, _ = ours((600, 400), {"name": "variance_scaling", **said, "in_axes": -2, "out_axes": -1})
     assert with_axes == ours((600, 400), {"name": "variance_scaling", **said})[0]
 
@@ -62,8 +94,17 @@ def test_variance_scaling(scale: float, mode: str, distribution: str) -> None:
 def test_variance_scaling_with_axes() -> None:
     # Keras multiplies the named axes alone; here what is left out is a receptive field, unless it is a batch axis.
     shape = (512, 8, 64)
-    theirs = sample(keras.initializers.VarianceScaling(1.0, "fan_avg", "uniform", seed=4, input_axes=[0], output_axes=[1, 2]), shape)
-    said = {"name": "variance_scaling", "scale": 1.0, "mode": "fan_avg", "distribution": "uniform", "in_axes": 0, "out_axes": [1, 2]}
+    theirs = sample(
+        keras.initializers.VarianceScaling(1.0, "fan_avg", "uniform", seed=4, input_axes=[0], output_axes=[1, 2]), shape
+    )
+    said = {
+        "name": "variance_scaling",
+        "scale": 1.0,
+        "mode": "fan_avg",
+        "distribution": "uniform",
+        "in_axes": 0,
+        "out_axes": [1, 2],
+    }
     law, own = ours(shape, said)
     same(PEER, f"VarianceScaling with axes {shape}", theirs, law, own)
     exact(PEER, f"its fans with axes {shape}", math.sqrt(2 / sum(fans(shape, [0], [1, 2]))), law.std)
@@ -73,7 +114,8 @@ def test_plain() -> None:
     shape = (600, 400)
     law, own = ours(shape, {"name": "truncated_normal", "std": 0.05, "low": -0.1, "high": 0.1, "absolute": True})
     exact(PEER, "TruncatedNormal(0.05): the std that is delivered", 0.05 * CUT, law.std)
-    same(PEER, "TruncatedNormal(0.05)", sample(keras.initializers.TruncatedNormal(stddev=0.05, seed=5), shape), law, own)
+    theirs = sample(keras.initializers.TruncatedNormal(stddev=0.05, seed=5), shape)
+    same(PEER, "TruncatedNormal(0.05)", without_leaks(theirs, law), law, own)
     for initializer, said in (
         (keras.initializers.RandomNormal(0.1, 0.02, seed=5), {"name": "normal", "mean": 0.1, "std": 0.02}),
         (keras.initializers.RandomUniform(-0.05, 0.02, seed=5), {"name": "uniform", "low": -0.05, "high": 0.02}),
@@ -186,12 +228,9 @@ BIASES_OF_ONE = ("rnn.bias", "lstm.bias", "gru.bias")  # torch has two, whose su
 def test_layers(keras_layers: dict[str, np.ndarray]) -> None:
     plan = planned(Twins(), "keras")
     for name, theirs in keras_layers.items():
-        if name in BIASES_OF_ONE:
+        if name in (*BIASES_OF_ONE, "multiplied.weight"):
             continue
-        law = plan[name].law
-        if name == "multiplied.weight":
-            continue
-        same(PEER, f"scheme keras: {name}", theirs, law)
+        same(PEER, f"scheme keras: {name}", theirs, plan[name].law)
 
 
 def test_exact_fans_of_layers(keras_layers: dict[str, np.ndarray]) -> None:
@@ -201,8 +240,15 @@ def test_exact_fans_of_layers(keras_layers: dict[str, np.ndarray]) -> None:
         exact(PEER, f"scheme keras: bound of {name}", math.sqrt(6 / (fan_in + fan_out)), plan[f"{name}.weight"].law.high)
     for name in ("rnn", "lstm", "gru"):
         fan_in, fan_out = keras_layers[f"{name}.weight_ih_l0"].shape
-        exact(PEER, f"scheme keras: bound of {name}'s kernel", math.sqrt(6 / (fan_in + fan_out)), plan[f"{name}.weight_ih_l0"].law.high)
-        assert plan[f"{name}.weight_hh_l0"].law.std == pytest.approx(1 / math.sqrt(max(keras_layers[f"{name}.weight_hh_l0"].shape)))
+        exact(
+            PEER,
+            f"scheme keras: bound of {name}'s kernel",
+            math.sqrt(6 / (fan_in + fan_out)),
+            plan[f"{name}.weight_ih_l0"].law.high,
+        )
+        assert plan[f"{name}.weight_hh_l0"].law.std == pytest.approx(
+            1 / math.sqrt(max(keras_layers[f"{name}.weight_hh_l0"].shape))
+        )
     exact(PEER, "scheme keras: bound of attention", math.sqrt(6 / 1024), plan["attention.in_proj_weight[q]"].law.high)
 
 
@@ -234,7 +280,15 @@ def test_a_depth_multiplier_is_where_the_scheme_differs(keras_layers: dict[str, 
     assert np.abs(theirs).max() == pytest.approx(of_keras, rel=1e-3)
     assert law.high == pytest.approx(as_grouped, rel=1e-12)
     found = f"bound {of_keras:.6g}", f"bound {as_grouped:.6g}"
-    ROWS.append(Row(PEER, "scheme keras: DepthwiseConv2D, multiplier 2", *found, f"{as_grouped / of_keras:.4f} x", "stated in the scheme"))
+    ROWS.append(
+        Row(
+            PEER,
+            "scheme keras: DepthwiseConv2D, multiplier 2",
+            *found,
+            f"{as_grouped / of_keras:.4f} x",
+            "stated in the scheme",
+        )
+    )
 
 
 def test_a_wrong_scheme_is_found(keras_layers: dict[str, np.ndarray]) -> None:
@@ -262,10 +316,7 @@ def test_a_wrong_scheme_is_found(keras_layers: dict[str, np.ndarray]) -> None:
 
 
 def test_gains_bend_the_layers() -> None:
-    import initconf
-
     spec = initconf.load("keras", ["gain=0.5", "rules.kernel.gain=0.5"])
     plan, plain = initconf.compile(Twins(), spec), initconf.compile(Twins(), "keras")
     for name in ("dense.weight", "conv.weight", "up.weight", "lstm.weight_ih_l0"):
         assert plan[name].std == pytest.approx(plain[name].std / 2, rel=1e-12)
-    assert torch.get_default_dtype() == torch.float32

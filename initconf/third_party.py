@@ -1,0 +1,118 @@
+"""The layouts of well-known packages, recognised by dotted class names: none of them is imported."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+from initconf.layouts import BIAS, family, layout
+from initconf.sites import Layout
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+_TOKENS = re.compile(
+    r"(cls|mask|dist|distillation|register|class|query|latent|probe|storage|reg)_?tokens?|class_embed(ding)?|mask_emb(ed)?|"
+    r"masked_spec_embed|latents|prototypes|query_(embed|tokens)|probe|seg_embed|image_newline|null_embed\w*"
+)
+"""Learned vectors that stand in a sequence."""
+_POSITIONS = re.compile(
+    r"\w*pos(ition)?(al)?_?(emb|embed|embedding|embeddings|enc|encoding|bias)s?(_table)?|\w*relative_position_bias_table|rel_pos\w*|"
+    r"relative_positions?_(embedding|bias)\w*"
+)
+_GATES = re.compile(
+    r"gamma(_\d)?|lambda_?\d|layer_?scale(_parameter)?\d?|(attn|ff|mlp|cross_attn)?_?gate|resweight|res_scale|skip_scale"
+)
+_STATES = re.compile(r"A_log|D|dt_bias|logit_(scale|bias)|temperature|log_temperature|t_prime|b_prime|inv_freq|decay|time_\w+")
+
+ONE_PLUS = re.compile(
+    r"(Gemma\d?n?|RecurrentGemma|T5Gemma\d?|VaultGemma|ShieldGemma\d?|Qwen3Next|Qwen3_5(Moe)?|Nemotron|OlmoHybrid|Lfm2Next)\w*Norm\w*"
+)
+"""Norms that multiply by 1 + weight, which so starts at 0."""
+
+
+def named(name: str, ndim: int) -> Layout | None:
+    """What an attribute's name says in a package whose names are known to be used that way."""
+    if name in ("bias", "sinks") and ndim == 1:
+        return BIAS
+    for pattern, layout_of_it in (
+        (_STATES, Layout(role="state")),
+        (_GATES, Layout(role="gate_scale")),
+        (_POSITIONS, Layout(role="position")),
+        (_TOKENS, Layout(role="embedding", out_axes=(-1 % max(ndim, 1),), in_axes=(), batch_axes=tuple(range(ndim - 1)))),
+    ):
+        if pattern.fullmatch(name) and (layout_of_it.role not in ("gate_scale",) or ndim <= 1 or name.startswith("gamma")):
+            return layout_of_it
+    return None
+
+
+def norm(kind: str, name: str, ndim: int) -> Layout | None:
+    """The parameters of a normalisation, by the class's name."""
+    if "norm" not in kind.lower() or ndim > 1:
+        return None
+    if name == "bias":
+        return Layout(role="norm_shift")
+    return Layout(role="norm_shift" if ONE_PLUS.fullmatch(kind) else "norm_scale") if name in ("weight", "scale") else None
+
+
+@layout("transformers.pytorch_utils.Conv1D")
+def _conv1d(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    # A linear map that stores (in, out); GPT-2's c_attn holds q, k and v side by side.
+    fused = ("q", "k", "v") if parameter.shape[-1] == 3 * parameter.shape[0] and name == "weight" else ()
+    weight = Layout(out_axes=(1,), in_axes=(0,), block_axis=1, block_names=fused)
+    return {"weight": weight, "bias": BIAS}.get(name)
+
+
+@family(r"transformers\.models\.xlnet\..*\.XLNetRelativeAttention")
+def _xlnet(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    if name in ("q", "k", "v", "r"):  # (model, heads, head)
+        return Layout(out_axes=(1, 2), in_axes=(0,))
+    if name == "o":
+        return Layout(out_axes=(0,), in_axes=(1, 2))
+    return Layout(role="bias") if name.endswith("_bias") else None
+
+
+@family(r"transformers\.models\.(gpt_oss|llama4)\..*Experts")
+def _experts_in_out(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    # Stored (experts, in, out), and multiplied as they stand.
+    if name in ("gate_up_proj", "down_proj"):
+        return Layout(out_axes=(2,), in_axes=(1,), batch_axes=(0,))
+    return Layout(role="bias") if name.endswith("_bias") else None
+
+
+@family(r"transformers\.models\..*Experts")
+def _experts(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    if parameter.ndim == 3 and name in ("gate_up_proj", "down_proj", "up_proj", "gate_proj", "w1", "w2", "w3"):
+        fused = ("gate", "up") if name == "gate_up_proj" else ()
+        return Layout(out_axes=(1,), in_axes=(2,), batch_axes=(0,), block_axis=1, block_names=fused)
+    return Layout(role="bias") if name.endswith("_bias") else None
+
+
+@family(r"transformers\.models\..*(Router|Gate|Gating)\w*")
+def _router(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    if name == "weight" and parameter.ndim == 2:
+        return Layout()
+    return Layout(role="state") if name == "e_score_correction_bias" else None
+
+
+@family(r"(transformers|timm|mamba_ssm|dinov2|diffusers|flash_attn|peft)\..*")
+def _package(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    kind = type(module).__name__
+    return norm(kind, name, parameter.ndim) or named(name, parameter.ndim)
+
+
+@layout("GemmaRMSNorm")
+@layout("Gemma2RMSNorm")
+@layout("Gemma3RMSNorm")
+def _gemma(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return norm(type(module).__name__, name, parameter.ndim)
+
+
+@layout("LayerScale")
+def _layer_scale(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return Layout(role="gate_scale") if parameter.ndim <= 1 or name == "gamma" else None
+
+
+@family(r".*\.(Mamba|Mamba2|MambaMixer|Mamba2Mixer|\w*MambaMixer|\w*SelectiveSSM)")
+def _mamba(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return Layout(role="state") if name in ("A_log", "D", "dt_bias") else None

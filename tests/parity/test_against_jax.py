@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import zlib
 from typing import Any
 
 import numpy as np
@@ -14,15 +16,19 @@ jax = pytest.importorskip("jax", reason="jax is not installed: pip install 'init
 import jax.numpy as jnp  # noqa: E402  after it is known to be there
 
 PEER = f"jax {jax.__version__}"
-KEY = jax.random.key(11)
 SHAPES = [(600, 400), (3, 3, 80, 120)]
 CUT = 0.87962566103423978
 initializers = jax.nn.initializers
 
 
+def key() -> Any:
+    """A key of its own for each test."""
+    return jax.random.key(zlib.crc32(os.environ["PYTEST_CURRENT_TEST"].encode()))
+
+
 def sample(initializer: Any, shape: tuple[int, ...], dtype: Any = jnp.float32) -> np.ndarray:
     return values(
-        initializer(KEY, shape, dtype).astype(jnp.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float64)
+        initializer(key(), shape, dtype).astype(jnp.complex128 if jnp.issubdtype(dtype, jnp.complexfloating) else jnp.float64)
     )
 
 

@@ -13,14 +13,14 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from initconf.composing import OWN, SHIPPED, absolute, hydra_of_our_own, hydra_problem, parse, unknown
 from initconf.errors import Problem, SpecError, did_you_mean, near
 from initconf.provenance import PYTHON, Sources, collect, find
 from initconf.provenance import label as shown
 from initconf.reading import first_line, plain, read
-from initconf.spec import SELECTORS, SETTINGS, InitSpec, Rule
+from initconf.spec import SELECTORS, SETTINGS, DeclaredLayout, InitSpec, Rule
 
 _WIDEST = 100
 """How much of a value an error shows."""
@@ -297,11 +297,13 @@ def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
                 remedy = f"did you mean the rule {close[0]!r}? a new rule needs one of {', '.join(SELECTORS)}"
         return Problem(error["ctx"]["text"], full, value, source, remedy)
     if error["type"] == "extra_forbidden":
-        known = [*(Rule if len(error["loc"]) == 3 and error["loc"][0] == "rules" else InitSpec).model_fields]
-        key = str(error["loc"][-1])
-        text = f"{key!r} is not a key of a {'rule' if len(error['loc']) == 3 else 'spec'}"
+        place = str(error["loc"][0]) if len(error["loc"]) == 3 else ""
+        kind = {"rules": "rule", "layouts": "layout"}.get(place, "spec")
+        model: type[BaseModel] = {"rules": Rule, "layouts": DeclaredLayout}.get(place, InitSpec)
+        known, key = [*model.model_fields], str(error["loc"][-1])
+        text = f"{key!r} is not a key of a {kind}"
         remedy = did_you_mean(key, known)
-        if not near(key, known, 1) and key not in SETTINGS:
+        if not near(key, known, 1) and key not in SETTINGS and kind != "layout":
             remedy += "; an argument of an initializer stands in initializer: {name: ..., " + key + ": ...}"
         return Problem(text, full, value, source, remedy)
     return Problem(error["msg"].lower(), full, value, source)

@@ -298,6 +298,7 @@ class DeclaredLayout(BaseModel):
     search: Annotated[str | None, BeforeValidator(_pattern("search"))] = None
     glob: Annotated[str | None, BeforeValidator(_pattern("glob"))] = None
     module: Annotated[tuple[str, ...] | None, BeforeValidator(_strings("a class name"))] = None
+    """The owner's class; where nothing else is said, of its parameters those with two axes and more."""
     role: Annotated[Role | None, BeforeValidator(_role)] = None
     """Left out, `weight`."""
     axes: Annotated[dict[str, tuple[int, ...]], BeforeValidator(_axes)] = {}

@@ -192,6 +192,8 @@ def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[
                 held &= patterns.match_names([(kind, text)], names)[0]
         if layout.module is not None:
             held = {n for n in held if is_a(walk.found[n].place.owner, layout.module)}
+            if layout.match is layout.search is layout.glob is None and layout.role is None:
+                held = {n for n in held if walk.found[n].parameter.ndim >= 2}  # its weights, and not their biases
         if not held:
             remedy = f"names are such as {', '.join(names[:2])}" if names else None
             walk.problems.append(Problem("it matches nothing", f"layouts.{name}", remedy=remedy))

@@ -299,8 +299,8 @@ def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
     if error["type"] == "extra_forbidden":
         place = str(error["loc"][0]) if len(error["loc"]) == 3 else ""
         kind = {"rules": "rule", "layouts": "layout"}.get(place, "spec")
-        model: type[BaseModel] = {"rules": Rule, "layouts": DeclaredLayout}.get(place, InitSpec)
-        known, key = [*model.model_fields], str(error["loc"][-1])
+        models: dict[str, type[BaseModel]] = {"rules": Rule, "layouts": DeclaredLayout}
+        known, key = [*models.get(place, InitSpec).model_fields], str(error["loc"][-1])
         text = f"{key!r} is not a key of a {kind}"
         remedy = did_you_mean(key, known)
         if not near(key, known, 1) and key not in SETTINGS and kind != "layout":

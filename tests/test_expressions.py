@@ -225,9 +225,9 @@ def test_what_python_warns_about_warns_nobody() -> None:
     ],
 )
 def test_nothing_hangs(text: str) -> None:
-    start = time.perf_counter()
+    start = time.process_time()
     outcome(text)
-    assert time.perf_counter() - start < 0.5
+    assert time.process_time() - start < 0.5
 
 
 # --- any text, and any tree ------------------------------------------------------------------------------------------

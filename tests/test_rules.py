@@ -243,9 +243,9 @@ def test_dead_rules_of_a_large_model_are_said_at_once() -> None:
     rules = [(f"r{i}", Rule(match=rf"blocks\.\d+\.atn\.w{i}", gain=2)) for i in range(40)]
     sites = many_sites(20_000)
     matched = match(rules, sites)
-    start = time.perf_counter()
+    start = time.process_time()
     texts = [initconf.rules.why_dead(matched, r, sites) for r in range(len(rules))]
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert texts[0] == (
         r"it matches nothing: no parameter's name fits match 'blocks\\.\\d+\\.atn\\.w0'",
         "near names: blocks.0.attn.p0.weight, blocks.0.attn.p1.bias",
@@ -326,9 +326,9 @@ def test_many_rules_and_many_names() -> None:
     rules += [(f"m{i}", Rule(match=rf"blocks\.{i}\.attn\.p\d+\.weight", role="weight")) for i in range(200)]
     rules += [(f"s{i}", Rule(search=rf"(^|\.)p{i % 20}\.bias$", inside="Block", ndim=1)) for i in range(200)]
     rules += [(f"g{i}", Rule(glob=f"blocks.{i}.*.p[0-4].*", module=["Linear", "Conv2d"])) for i in range(98)]
-    start = time.perf_counter()
+    start = time.process_time()
     matched = match(rules, sites)
-    assert time.perf_counter() - start < 4
+    assert time.process_time() - start < 4
     assert len(rules) == 500
     assert [len(v.matched) for v in matched.verdicts[:3]] == [10_000, 10_000, 20]
     assert [len(v.matched) for v in matched.verdicts[-98:]] == [10] * 98
@@ -342,7 +342,7 @@ def test_blocks_of_many_parameters() -> None:
         Site(f"{i}.weight", (Place(f"{i}.weight", "weight", ("a.B",), ()),), (9, 3), "float32", Layout(), blocks=blocks)
         for i in range(5000)
     ]
-    start = time.perf_counter()
+    start = time.process_time()
     matched = match([(f"r{i}", Rule(block="[qk]")) for i in range(20)], sites)
-    assert time.perf_counter() - start < 3
+    assert time.process_time() - start < 3
     assert matched.winners[0] == [19, 19, None]

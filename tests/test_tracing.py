@@ -76,7 +76,7 @@ def test_the_activation_between_two_layers(function, expected, example):
 
 
 @pytest.mark.parametrize(
-    ("activation", "unit"), [(F.silu, "swiglu"), (F.gelu, "geglu"), (torch.sigmoid, "glu"), (F.relu, "reglu")], ids=str
+    ("activation", "unit"), [(F.silu, "swiglu"), (F.gelu, "geglu"), (torch.sigmoid, "glu"), (F.relu, "reglu")], ids=range(4)
 )
 @pytest.mark.parametrize("example", [None, torch.randn(3, 4)], ids=["symbolic", "example"])
 def test_gated_units(activation, unit, example):

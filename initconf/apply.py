@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import operator
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -14,7 +16,7 @@ from torch import Tensor
 
 from initconf import files, layouts, registry, sampling, walk
 from initconf.compiler import compile
-from initconf.errors import ApplyError, Problem
+from initconf.errors import ApplyError, Problem, SpecError
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
 from initconf.loading import load
 from initconf.plan import Entry, Plan
@@ -61,7 +63,7 @@ def initialize(
     """
     spec = load(spec)
     if seed is not None:
-        spec = spec.model_copy(update={"seed": seed})
+        spec = spec.model_copy(update={"seed": _checked_seed(seed)})
     plan = compile(model, spec, example=example)
     for warning in plan.warnings:
         log.warning(warning)
@@ -69,6 +71,15 @@ def initialize(
     for note in report.notes:
         log.warning(note)
     return report.verify() if verify else report
+
+
+def _checked_seed(seed: Any) -> int:
+    try:
+        if isinstance(seed, bool):
+            raise TypeError
+        return operator.index(seed)
+    except TypeError:
+        raise SpecError(Problem("not an integer", "seed", repr(seed))) from None
 
 
 @torch.no_grad()
@@ -118,6 +129,7 @@ def apply(
 def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
     problems = []
     planned = {name for entry in plan.entries for name in (entry.name, *entry.aliases)}
+    problems += _overlaps(found)
     ties: dict[int, set[str]] = {}
     for name, where in found.items():
         ties.setdefault(where.identity, set()).add(name)
@@ -161,6 +173,23 @@ def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
         raise ApplyError(problems)
 
 
+def _overlaps(found: Mapping[str, Found]) -> list[Problem]:
+    """Parameters that are not the same tensor and yet share memory: the later write would spoil the earlier."""
+    spans = []
+    for name, where in {where.identity: (name, where) for name, where in found.items()}.values():
+        p = where.parameter
+        if where.effective is None and not p.is_meta and p.numel() and p.layout is torch.strided and type(p.data) is Tensor:
+            length = 1 + sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))
+            spans.append((str(p.device), p.data_ptr(), p.data_ptr() + length * p.element_size(), name))
+    spans.sort()
+    remedy = "make it one tensor under two names, or give it memory of its own"
+    return [
+        Problem(f"it shares memory with {first[3]}, and is another tensor", second[3], remedy=remedy)
+        for first, second in itertools.pairwise(spans)
+        if first[0] == second[0] and second[1] < first[2]
+    ]
+
+
 @contextmanager
 def _on_cpu() -> Iterator[None]:
     """Values are made in memory, also where `with torch.device("meta"):` says that new tensors go elsewhere."""
@@ -197,8 +226,13 @@ def _write(entry: Entry, where: Found, seed: int) -> None:
         part.copy_(whole.narrow(entry.axis, entry.start, entry.shape[entry.axis]) if entry.block is not None else whole)
     elif isinstance(law, Custom):
         fresh = torch.full(entry.shape, torch.nan, dtype=wide(part))
-        with _one_thread():
+        with _one_thread(), torch.random.fork_rng(devices=[]):
+            before = torch.get_rng_state()
             registry.find(law.name).fn(fresh, generator=torch.Generator().manual_seed(_torch_seed(key)), **dict(law.settings))
+            if not torch.equal(before, torch.get_rng_state()):
+                raise RuntimeError(
+                    "it draws from torch's global random state; it must draw from the generator that it is given"
+                )
         if bool(torch.isnan(fresh).any()):
             raise RuntimeError("it does not write every value of the tensor that it is given")
         part.copy_(fresh)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from initconf import registry
@@ -25,6 +25,8 @@ class Choice:
     """For each argument, the path in the spec that said it."""
     path: str
     """The path in the spec that named the initializer."""
+    overruled: list[tuple[str, str]] = field(default_factory=list)
+    """Settings of the rule that the mapping of its own initializer is stronger than: (path, path of the stronger)."""
 
 
 def choose(spec: InitSpec, rule_name: str | None) -> Choice:
@@ -60,6 +62,8 @@ def choose(spec: InitSpec, rule_name: str | None) -> Choice:
             continue
         if key not in initializer.arguments:
             raise _undeclared(spec, initializer, key, value, where)
+        if named_by_rule and (before := choice.paths.get(key, "")).startswith("rules."):
+            choice.overruled.append((before, where))
         choice.arguments[key], choice.paths[key] = value, where
     _settle_scale(spec, choice)
     needed = [argument.name for argument in initializer.arguments.values() if argument.default is registry.MISSING]

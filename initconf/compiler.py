@@ -6,17 +6,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
-from initconf import activations, expressions, registry
+from initconf import activations, diagnosis, expressions, registry
 from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed
-from initconf.laws import Constant, Law
+from initconf.laws import Law
 from initconf.loading import load
 from initconf.origins import Feed
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
-from initconf.rules import Match, match, why_dead
+from initconf.rules import Match, match
 from initconf.sites import Site
-from initconf.spec import SETTINGS, InitSpec
+from initconf.spec import InitSpec
 from initconf.survey import parameters, survey
 
 if TYPE_CHECKING:
@@ -66,13 +66,16 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
         raise CompileError(_with_rules(spec, error)) from None
     work = _Compilation(spec, sites, matched, model, example)
     entries = [work.entry(i, site) for i, site in enumerate(sites)]
-    work.check_rules()
+    for r, verdict in enumerate(matched.verdicts):
+        if verdict.matched or not verdict.rule.optional:  # a scheme's rule for layers that are not there is no concern
+            work.choice(r)
+    work.problems += diagnosis.problems(spec, matched, sites, work.choices)
     if work.problems or work.grouped:
         raise CompileError(dict.fromkeys([*work.problems, *work.regroup()]))
     return Plan(
         tuple(entry for entry in entries if entry is not None),
         spec.seed or 0,
-        tuple(work.warnings()),
+        tuple(diagnosis.warnings(spec, matched, sites, work.choices, work.served)),
         spec.compat,
     )
 
@@ -146,14 +149,14 @@ class _Compilation:
         return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, joined(blocks, site.layout.block_axis), blocks)
 
     def _serves_whole(self, winner: int | None) -> bool:
-        choice = self._choice(winner)
+        choice = self.choice(winner)
         return choice is not None and choice.initializer.whole
 
     def _leaf(self, site: Site, winner: int | None) -> Entry | None:
         if winner is None and site.role != "weight" and not self._kept(site):
             return None
         kept = winner is None and site.role != "weight"
-        choice = Choice(registry.find("keep"), {}, {}, "unmatched") if kept else self._choice(winner)
+        choice = Choice(registry.find("keep"), {}, {}, "unmatched") if kept else self.choice(winner)
         if choice is None:
             return None
         if not kept and site.dtype.startswith(("int", "uint", "bool", "q")) and choice.initializer.name != "keep":
@@ -167,8 +170,6 @@ class _Compilation:
                 feed = self._feed(site)
                 choice = replace(choice, arguments={**choice.arguments, "nonlinearity": feed.nonlinearity})
             settings, law = self._law(choice, site, (winner, str(feed)))
-            if site.is_complex and law.elementwise and law.per_value == 1 and not isinstance(law, Constant):
-                raise InitConfError(f"{type(law).__name__} is a law of real values, and the parameter is complex")
         except _Refused:
             return None
         except InitConfError as error:
@@ -259,7 +260,7 @@ class _Compilation:
 
     # --- which initializer, with which arguments ----------------------------------------------------------------------------
 
-    def _choice(self, winner: int | None) -> Choice | None:
+    def choice(self, winner: int | None) -> Choice | None:
         """The initializer of a rule (None: of the spec), None if it was refused."""
         if winner not in self.choices:
             verdict = None if winner is None else self.matched.verdicts[winner]
@@ -286,54 +287,6 @@ class _Compilation:
         remedy = f"{self.spec.path('unmatched')}=keep leaves it as it is; or give it a rule, {rule}"
         self.grouped.setdefault(("", "", source, text, remedy), []).append(site.label)
         return False
-
-    def check_rules(self) -> None:
-        """Rules that match nothing, whose initializer is wrong, or that do not win as many parameters as they expect."""
-        for r, verdict in enumerate(self.matched.verdicts):
-            rule, path = verdict.rule, f"rules.{verdict.name}"
-            if verdict.matched or not rule.optional:  # a scheme's rule for layers that this model does not have is no concern
-                self._choice(r)
-            if not verdict.matched and not rule.optional and rule.settings():
-                text, remedy = why_dead(self.matched, r, self.sites)
-                setting = next(iter(rule.settings()))
-                if remedy and remedy.startswith("bend its rule instead: "):
-                    remedy = f"bend its rule instead: {self.spec.path(remedy.partition(': ')[2])}.{setting}=" + _typed(
-                        getattr(rule, setting)
-                    )
-                source = self.spec.source(f"{path}.{setting}") or self.spec.source(path)
-                self.problems.append(Problem(text, self.spec.path(path), None, source, remedy))
-            if rule.expect is not None and not rule.expect[0] <= len(verdict.won) <= rule.expect[1]:
-                low, high = rule.expect
-                wanted = str(low) if low == high else f"[{low}, {high}]"
-                lost = len(verdict.matched) - len(verdict.won)
-                text = f"it wins {len(verdict.won)} parameter{'s' * (len(verdict.won) != 1)}" + (
-                    f", and {lost} that it matches go to others" if lost else ""
-                )
-                source = self.spec.source(f"{path}.expect")
-                self.problems.append(Problem(text, self.spec.path(f"{path}.expect"), wanted, source))
-
-    def warnings(self) -> list[str]:
-        said = []
-        for r, verdict in enumerate(self.matched.verdicts):
-            if verdict.matched and not verdict.won and verdict.rule.settings():
-                front = {w for i in verdict.matched for w in self.matched.winners[i] if w is not None and w > r}
-                others = ", ".join(self.matched.verdicts[w].name for w in sorted(front))
-                said.append(
-                    f"{self.spec.path('rules.' + verdict.name)}: everything it matches is won by what stands after it: {others}"
-                )
-        serving = [choice for winner in self.served if (choice := self.choices[winner]) is not None]
-        used = {path for choice in serving for path in (*choice.paths.values(), choice.path)}
-        unused = [key for key in SETTINGS if getattr(self.spec, key) is not None and key not in used]
-        said += [f"{self.spec.path(key)}: no parameter uses this setting" for key in unused]
-        import torch
-
-        # An untouched generator has a seed of 46 bits or more, a person's has fewer than 32.
-        if self.spec.seed is None and torch.initial_seed() < 1 << 32:
-            said.append(
-                f"{self.spec.path('seed')} was left out and is 0, while torch.manual_seed({torch.initial_seed()}) was called: "
-                "initconf draws from its own streams, keyed by its own seed"
-            )
-        return said
 
     def _add(self, path: str, text: str, site: Site, remedy: str | None, value: Any = None) -> None:
         shown = "" if value is None else repr(value)
@@ -366,14 +319,6 @@ def _with_rules(spec: InitSpec, error: InitConfError) -> list[Problem]:
         path = f"rules.{rules[0][0]}.{rules[0][1]}" if rules else None
         said.append(replace(problem, path=path and spec.path(path), source=path and spec.source(path)))
     return said
-
-
-def _typed(value: Any) -> str:
-    """A value as it is typed in a Hydra override."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key}: {_typed(item)}" for key, item in value.items()) + "}"
-    plain = not isinstance(value, str) or all(char.isalnum() or char in "_.-+" for char in value)
-    return str(value) if plain else f'"{value}"'
 
 
 class _Refused(Exception):

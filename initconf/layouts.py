@@ -9,10 +9,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from initconf.errors import InitConfError
 from initconf.sites import Layout
+from initconf.spec import Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -208,12 +210,38 @@ def _attention(module: Any, name: str, parameter: Tensor) -> Layout | None:
 
 # --- what is assumed of others ---------------------------------------------------------------------------------------------
 
-_BY_NAME = [
-    (r"(A_log|dt_bias|D)", "state"),
-    (r".*(pos_?emb|position|pos_encoding).*", "position"),
-    (r"(gamma|alpha|layer_?scale\w*|ls\d|gate\w*|resweight|skip_?gain)", "gate_scale"),
-    (r"(.*_)?(bias|beta)(_.*)?|b", "bias"),
+_BY_NAME: list[tuple[re.Pattern[str], Role]] = [
+    (re.compile(r"A_log|dt_bias|logit_(scale|bias)|(log_)?temperature|t_prime|b_prime|inv_freq|decay|time_\w+"), "state"),
+    (re.compile(r"D"), "state"),
+    (
+        re.compile(r"gamma(_\d)?|alpha|lambda_?\d|layer_?scale\w*|ls_?\d|(\w+_)?gate|res(weight|_scale)|skip_(gain|scale)"),
+        "gate_scale",
+    ),
+    (
+        re.compile(r"\w*pos(ition)?(al)?_?(emb|embed|embedding|enc|encoding|bias)\w*|\w*relative_position\w*|rel_pos\w*"),
+        "position",
+    ),
+    (
+        re.compile(
+            r"((cls|mask|dist|distillation|register|class|query|latent|probe|storage|reg)_?)?tokens?|class_embed(ding)?|"
+            r"mask_emb(ed)?|masked_spec_embed|latents|prototypes|query_embed|seg_embed|image_newline|null_embed\w*|probe"
+        ),
+        "embedding",
+    ),
+    (re.compile(r"(\w*_)?(bias|beta)(_\w*)?|b|sinks"), "bias"),
 ]
+"""What an attribute's name says, if its shape agrees."""
+_ANY_SHAPE = ("position", "state", "embedding")
+
+
+def by_name(name: str, ndim: int) -> Layout | None:
+    """What the name of a bare parameter says of it: gates, scalars, position tables, learned tokens and biases."""
+    for pattern, role in _BY_NAME:
+        if pattern.fullmatch(name) and (ndim <= 1 or (role in _ANY_SHAPE and name != "D") or name.startswith("gamma_")):
+            if role == "embedding":  # vectors along the last axis
+                return Layout(role=role, out_axes=(max(ndim, 1) - 1,), in_axes=(), batch_axes=tuple(range(ndim - 1)))
+            return Layout(role=role)
+    return None
 
 
 def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
@@ -221,10 +249,9 @@ def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
     kind, guess = type(module).__name__, ("role",)
     if "norm" in kind.lower() and parameter.ndim <= 1:
         return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
-    for pattern, role in _BY_NAME:
-        if re.fullmatch(pattern, name) and (role == "position" or role == "state" or parameter.ndim <= 1):
-            carrier = "weight" if role == "bias" and isinstance(getattr(module, "weight", None), type(parameter)) else None
-            return Layout(role=role, fans_of=carrier, assumed=guess)  # type: ignore[arg-type]
+    if (found := by_name(name, parameter.ndim)) is not None:
+        carries = found.role == "bias" and isinstance(getattr(module, "weight", None), type(parameter))
+        return replace(found, fans_of="weight" if carries else None, assumed=guess)
     if "embedding" in kind.lower() and parameter.ndim == 2 and name == "weight":
         return Layout(**{**EMBEDDING.__dict__, "assumed": guess})
     if parameter.ndim >= 2:

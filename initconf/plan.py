@@ -270,7 +270,8 @@ def _cells(entry: Entry) -> list[str]:
         _show(entry.fan_in),
         _show(entry.fan_out),
         _show(entry.std),
-        type(entry.law).__name__ if entry.std is None else str(entry.law),
+        (type(entry.law).__name__ if entry.std is None else str(entry.law))
+        + (" (before its parametrisation)" if entry.effective == "transformed" else ""),
     ]
 
 

@@ -195,4 +195,10 @@ class Site:
 
 def is_a(classes: tuple[str, ...], wanted: tuple[str, ...]) -> bool:
     """Whether one of the dotted classes is wanted: by its bare name, or with a dot by its whole path."""
-    return any(cls == w or ("." not in w and cls.rpartition(".")[2] == w) for cls in classes for w in wanted)
+    for cls in classes:
+        bare = cls.rpartition(".")[2]
+        # torch.nn.Conv2d is how everybody writes torch.nn.modules.conv.Conv2d.
+        public = f"torch.nn.{bare}" if cls.startswith("torch.nn.modules.") else cls
+        if any(w in (cls, public) or w == bare for w in wanted):
+            return True
+    return False

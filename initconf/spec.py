@@ -164,6 +164,8 @@ def _mapping(what: str) -> Callable[[Any], Any]:
         if value is None:
             return {}
         if not isinstance(value, Mapping):
+            if what == "rules" and isinstance(value, str):
+                raise fail("not a mapping of rules", f"to choose rule files write init/rules={value}")
             raise fail(f"not a mapping of {what}", f"write {what} by name: {{name: ...}}")
         return dict(value)
 

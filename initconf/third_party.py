@@ -5,45 +5,16 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any
 
-from initconf.layouts import BIAS, family, layout
+from initconf.layouts import BIAS, by_name, family, layout
 from initconf.sites import Layout
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-_TOKENS = re.compile(
-    r"(cls|mask|dist|distillation|register|class|query|latent|probe|storage|reg)_?tokens?|class_embed(ding)?|mask_emb(ed)?|"
-    r"masked_spec_embed|latents|prototypes|query_(embed|tokens)|probe|seg_embed|image_newline|null_embed\w*"
-)
-"""Learned vectors that stand in a sequence."""
-_POSITIONS = re.compile(
-    r"\w*pos(ition)?(al)?_?(emb|embed|embedding|embeddings|enc|encoding|bias)s?(_table)?|\w*relative_position_bias_table|rel_pos\w*|"
-    r"relative_positions?_(embedding|bias)\w*"
-)
-_GATES = re.compile(
-    r"gamma(_\d)?|lambda_?\d|layer_?scale(_parameter)?\d?|(attn|ff|mlp|cross_attn)?_?gate|resweight|res_scale|skip_scale"
-)
-_STATES = re.compile(r"A_log|D|dt_bias|logit_(scale|bias)|temperature|log_temperature|t_prime|b_prime|inv_freq|decay|time_\w+")
-
 ONE_PLUS = re.compile(
     r"(Gemma\d?n?|RecurrentGemma|T5Gemma\d?|VaultGemma|ShieldGemma\d?|Qwen3Next|Qwen3_5(Moe)?|Nemotron|OlmoHybrid|Lfm2Next)\w*Norm\w*"
 )
 """Norms that multiply by 1 + weight, which so starts at 0."""
-
-
-def named(name: str, ndim: int) -> Layout | None:
-    """What an attribute's name says in a package whose names are known to be used that way."""
-    if name in ("bias", "sinks") and ndim == 1:
-        return BIAS
-    for pattern, layout_of_it in (
-        (_STATES, Layout(role="state")),
-        (_GATES, Layout(role="gate_scale")),
-        (_POSITIONS, Layout(role="position")),
-        (_TOKENS, Layout(role="embedding", out_axes=(-1 % max(ndim, 1),), in_axes=(), batch_axes=tuple(range(ndim - 1)))),
-    ):
-        if pattern.fullmatch(name) and (layout_of_it.role not in ("gate_scale",) or ndim <= 1 or name.startswith("gamma")):
-            return layout_of_it
-    return None
 
 
 def norm(kind: str, name: str, ndim: int) -> Layout | None:
@@ -98,7 +69,9 @@ def _router(module: Any, name: str, parameter: Tensor) -> Layout | None:
 @family(r"(transformers|timm|mamba_ssm|dinov2|diffusers|flash_attn|peft)\..*")
 def _package(module: Any, name: str, parameter: Tensor) -> Layout | None:
     kind = type(module).__name__
-    return norm(kind, name, parameter.ndim) or named(name, parameter.ndim)
+    if name == "bias" and parameter.ndim == 1 and "norm" not in kind.lower():
+        return BIAS
+    return norm(kind, name, parameter.ndim) or by_name(name, parameter.ndim)
 
 
 @layout("GemmaRMSNorm")

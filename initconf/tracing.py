@@ -105,9 +105,7 @@ def _run(model: nn.Module, names: Mapping[int, str], example: Any) -> dict[str, 
 
     class Watch(TorchFunctionMode):
         def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-            before = [found.origin(a) for a in args]
             result = func(*args, **(kwargs or {}))
-            del before
             found.call(func, args, kwargs or {}, result)
             return result
 

@@ -542,8 +542,7 @@ ANY = "\n  -> give a name, a mapping such as {name: leaky_relu, negative_slope: 
         (mask, f"activation 'mask' returned torch.bool, not a floating-point tensor{NOT_A_TENSOR}"),
         (
             strict,
-            "activation 'strict' raised ValueError: only int8\n  -> it is called with float64 tensors of any "
-            "shape on the CPU",
+            "activation 'strict' raised ValueError: only int8\n  -> it is called with float64 tensors of any shape on the CPU",
         ),
         (nn.GELU, "activation 'GELU' is a class\n  -> give an instance: GELU()"),
         (

@@ -75,6 +75,7 @@ NUMBER = '\n  -> write a number, or an expression such as "1/sqrt(2*n_layers)"'
 HE, HEAD = "initconf/conf/init/he.yaml", "initconf/conf/init/rules/head.yaml"
 THREE = "body.0.weight, body.2.weight, head.weight"
 BIASES = "body.0.bias, body.2.bias, head.bias"
+PATTERN = load("he").rules["head"].search  # type: ignore[union-attr]
 SELECTORS = "match, search, glob, module, inside, role, ndim, block"
 
 ROWS: list[tuple[Make, list[str], str]] = [
@@ -264,8 +265,7 @@ ROWS: list[tuple[Make, list[str], str]] = [
         lambda: nn.Sequential(nn.Linear(2, 3)),
         ["rules.head.gain=0.1"],
         "init.rules.head  (override 'init.rules.head.gain=0.1'): it matches nothing: no parameter's name fits search "
-        r"'((^|\\.)(lm_head|head|classifier)(\\.\\d+)?|^(fc|output))\\.weight$'"
-        "\n  -> names are such as 0.weight, 0.bias",
+        f"{PATTERN!r}\n  -> names are such as 0.weight, 0.bias",
     ),
     (
         mlp,

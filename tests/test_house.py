@@ -20,7 +20,7 @@ ORDER = """
     initializers/
     hyper/
     reading provenance composing loading
-    rules choices plan compiler
+    rules choices diagnosis plan compiler
     sampling resets walk report apply
     lab/ cli/ _hydra/ __main__
 """.split()

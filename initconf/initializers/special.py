@@ -19,7 +19,7 @@ def keep(site: Site) -> Law:
     return Keep()
 
 
-@register("module_default")
+@register("module_default", whole=True)
 def module_default(site: Site, otherwise: Literal["error", "keep"] = "error") -> Law:
     """What the owning module's own `reset_parameters` (else `_reset_parameters`) gives, run on a copy with a keyed generator.
 

@@ -65,13 +65,15 @@ def warnings(spec: InitSpec, matched: Match, sites: Sequence[Site], choices: Cho
         for weak, strong in choice.overruled if choice is not None else ():
             said.append(f"{spec.path(weak)}: {spec.path(strong)} is stronger; write {spec.path(strong)}=...")
     for r, verdict in enumerate(matched.verdicts):
-        if verdict.matched and not verdict.won and verdict.rule.settings() and not _shipped(spec, f"rules.{verdict.name}"):
+        if verdict.matched and not verdict.won and verdict.rule.settings():
             front = {w for i in verdict.matched for w in matched.winners[i] if w is not None and w > r}
+            if all(_shipped(spec, f"rules.{matched.verdicts[w].name}") for w in (r, *front)):
+                continue  # how a scheme says its exceptions
             others = ", ".join(matched.verdicts[w].name for w in sorted(front))
             said.append(f"{spec.path('rules.' + verdict.name)}: everything it matches is won by what stands after it: {others}")
     serving = [choice for winner in served if (choice := choices[winner]) is not None]
     used = {path for choice in serving for path in (*choice.paths.values(), choice.path)}
-    unused = [key for key in SETTINGS if getattr(spec, key) is not None and key not in used and not _shipped(spec, key)]
+    unused = [key for key in SETTINGS if getattr(spec, key) is not None and key not in used]
     said += [f"{spec.path(key)}: no parameter uses this setting" for key in unused]
     if guessed := [site.label for site in sites if site.layout.assumed]:
         told = "; say them in `layouts`, or give them rules"

@@ -465,7 +465,7 @@ def test_the_laws_of_alf() -> None:
     check(plan["attention.out_proj.weight"], glorot(24, 24))
     for block in plan["attention.in_proj_weight"].blocks:
         check(block, glorot(24, 24))
-    assert isinstance(plan["lstm.weight_hh_l0"].blocks[0].law, ModuleDefault)
+    assert isinstance(plan["lstm.weight_hh_l0"].law, ModuleDefault)
     tanh = initconf.compile(Everything(), load("alf", "nonlinearity=tanh"))
     assert tanh["dense.weight"].std == pytest.approx(1.592538595 / math.sqrt(24), rel=1e-6)
 

@@ -364,7 +364,9 @@ ASSUMED = [
     ("dt_bias", (6,), "Scan", "state", ("role",)),
     ("D", (6,), "Scan", "state", ("role",)),
     ("weight", (9, 4), "TokenEmbedding", "embedding", ("role",)),
-    ("temperature", (), "Head", "other", ("role",)),
+    ("temperature", (), "Head", "state", ("role",)),
+    ("cls_token", (1, 1, 8), "ViT", "embedding", ("role",)),
+    ("D", (6, 4), "Dictionary", "weight", ("role", "layout")),
     ("x", (6,), "Mixer", "other", ("role",)),
 ]
 

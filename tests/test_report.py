@@ -258,7 +258,7 @@ def test_what_cannot_be_known_must_be_finite():
         model.weight_hh_l0.fill_(100)
         report.verify()
         model.weight_hh_l0[5, 1] = math.nan
-    assert checked(model, report) == {"weight_hh_l0[f]": "not all values are finite"}
+    assert checked(model, report) == {"weight_hh_l0": "not all values are finite"}
 
 
 def test_a_parameter_that_is_gone_is_told():

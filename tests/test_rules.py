@@ -231,10 +231,30 @@ def test_why_a_rule_is_dead(make: Any, rule: dict, text: str) -> None:
 )
 def test_a_tied_head_is_bent_by_the_rule_of_its_embedding(setting: dict, typed: str) -> None:
     head = {"search": r"(^|\.)lm_head\.weight$", "role": "weight"}
-    rules = {"tables": {"role": "embedding", "initializer": "zeros"}, "head": {**head, **setting}}
+    tables = {"role": "embedding", "initializer": {"name": "normal", "std": 0.02}}
+    rules = {"tables": tables, "head": {**head, **setting}}
     assert refused(tied_gpt(), rules) == (
         "init.rules.head  (a mapping in Python): it matches nothing: lm_head.weight has role embedding, because it is tied to "
         f"tok_emb.weight\n  -> bend its rule instead: init.rules.tables.{typed}"
+    )
+
+
+def test_a_tied_head_whose_rule_takes_no_such_setting_is_just_named() -> None:
+    rules = {
+        "tables": {"role": "embedding", "initializer": "zeros"},
+        "head": {"glob": "lm_head.*", "role": "weight", "gain": 2},
+    }
+    assert refused(tied_gpt(), rules).endswith("because it is tied to tok_emb.weight\n  -> its rule is init.rules.tables")
+
+
+def test_an_optional_rule_that_somebody_bends_is_missed() -> None:
+    """What a scheme leaves open may match nothing; what was typed on top of it may not."""
+    spec = initconf.load("he", ["rules.embedding.gain=0.1"])
+    with pytest.raises(CompileError) as caught:
+        initconf.compile(mlp(), spec)
+    assert str(caught.value) == (
+        "init.rules.embedding  (override 'init.rules.embedding.gain=0.1'): it matches nothing: no parameter has role "
+        "embedding\n  -> there are: bias, weight"
     )
 
 

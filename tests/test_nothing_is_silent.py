@@ -1,0 +1,119 @@
+"""What would pass without a word elsewhere: settings that come to nothing, shared memory, stray random numbers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from conftest import gpt, mlp, tied_gpt, untouched
+from torch import nn
+
+import initconf
+
+
+@pytest.mark.parametrize("scheme", ["he", "gpt2", "megatron", "tfixup", "deepnorm", "tensor2tensor"])
+def test_an_override_of_a_rule_that_matches_nothing_is_an_error_under_every_scheme(scheme):
+    initconf.compile(nn.Sequential(nn.Linear(4, 4)), scheme)
+    with pytest.raises(
+        initconf.CompileError, match=r"^init.rules.head  \(override 'init.rules.head.gain=0.1'\): it matches nothing"
+    ):
+        initconf.compile(nn.Sequential(nn.Linear(4, 4)), initconf.load(scheme, overrides=["rules.head.gain=0.1"]))
+
+
+def test_so_is_one_of_an_optional_rule():
+    spec = initconf.load("gpt2", overrides=["rules.residual.gain=7"])
+    assert initconf.compile(gpt(), spec)["blocks.0.mlp.c_proj.weight"].settings["gain"] == 7
+    with pytest.raises(initconf.CompileError) as caught:
+        initconf.compile(nn.Linear(4, 4), spec)
+    assert "init.rules.residual  (override 'init.rules.residual.gain=7'): it matches nothing" in str(caught.value)
+
+
+def test_a_setting_that_the_initializers_own_mapping_overrules_is_warned_of():
+    plan = initconf.compile(nn.LSTM(4, 4), initconf.load("he", overrides=["rules.recurrent.gain=0.5"]))
+    strong = "init.rules.recurrent.initializer.gain"
+    said = f"init.rules.recurrent.gain: {strong} is stronger; write {strong}=..."
+    assert said in plan.warnings
+    bent = initconf.load("he", overrides=["rules.recurrent.initializer.gain=0.5"])
+    assert initconf.compile(nn.LSTM(4, 4), bent)["weight_hh_l0"].blocks[0].std == pytest.approx(0.25)
+
+
+def test_a_shipped_scheme_does_not_warn_of_its_own_exceptions():
+    warned = initconf.compile(nn.LSTM(4, 4), "torch").warnings
+    assert not any("is won by" in warning for warning in warned)
+
+
+def test_what_was_assumed_is_warned_of():
+    class Odd(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.cls_token, self.kernel = nn.Parameter(torch.zeros(1, 1, 8)), nn.Parameter(torch.zeros(8, 4))
+
+    plan = initconf.compile(Odd(), "he")
+    assert plan["cls_token"].std == 0.02
+    assert plan.warnings[-1] == (
+        "what cls_token, kernel are was assumed from names and shapes; say them in `layouts`, or give them rules"
+    )
+
+
+def test_a_tied_head_is_sent_to_its_rule():
+    with pytest.raises(initconf.CompileError, match=r"-> its rule is init.rules.own"):
+        initconf.compile(tied_gpt(), initconf.load("torch", overrides=["rules.head.gain=0.1"]))
+
+
+def overlapping():
+    one, two = nn.Linear(4, 6, bias=False), nn.Linear(6, 4, bias=False)
+    two.weight = nn.Parameter(one.weight.data.t())
+    return nn.Sequential(one, two)
+
+
+def test_memory_that_two_tensors_share_is_refused():
+    model = overlapping()
+    with untouched(model), pytest.raises(initconf.ApplyError) as caught:
+        initconf.initialize(model, "he")
+    assert str(caught.value) == (
+        "1.weight: it shares memory with 0.weight, and is another tensor\n"
+        "  -> make it one tensor under two names, or give it memory of its own"
+    )
+    flat = torch.empty(48)  # side by side in one storage is no overlap
+    model[0].weight = nn.Parameter(flat[:24].view(6, 4))
+    model[1].weight = nn.Parameter(flat[24:].view(4, 6))
+    initconf.initialize(model, "he").verify()
+
+
+@pytest.mark.parametrize("seed", [3.0, "3", True, None])
+def test_seeds(seed):
+    model = mlp()
+    expected = initconf.initialize(mlp(), "he", seed=3).model.head.weight
+    for good in (3, np.int64(3), torch.tensor(3)):
+        plan = initconf.initialize(model, "he", seed=good).plan
+        assert plan.fingerprint()
+        assert torch.equal(model.head.weight, expected)
+    if seed is not None:
+        with pytest.raises(initconf.SpecError, match="not an integer"):
+            initconf.initialize(model, "he", seed=seed)
+
+
+def test_a_function_that_draws_from_elsewhere_is_caught():
+    @initconf.register
+    def stray(tensor, generator=None):
+        tensor.normal_()
+
+    model = mlp()
+    state = torch.get_rng_state()
+    with pytest.raises(initconf.ApplyError, match="it draws from torch's global random state"):
+        initconf.initialize(model, {"defaults": ["he"], "initializer": "stray"})
+    assert torch.equal(state, torch.get_rng_state())
+
+
+def test_a_module_resets_once_for_all_blocks(monkeypatch):
+    calls = []
+    reset = nn.LSTM.reset_parameters
+    model = nn.LSTM(3, 4, 2)
+    monkeypatch.setattr(nn.LSTM, "reset_parameters", lambda self: calls.append(1) or reset(self))
+    initconf.initialize(model, "torch").verify()
+    assert len(calls) == 8  # parameters, not their 32 gates
+
+
+def test_the_public_path_of_torchs_classes():
+    plan = initconf.compile(mlp(), {"defaults": ["he"], "rules": {"all": {"module": "torch.nn.Linear", "initializer": "ones"}}})
+    assert {entry.rule for entry in plan} == {"all"}

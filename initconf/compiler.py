@@ -59,7 +59,7 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
     """
     spec = load(spec)
     _refuse_unready(spec)
-    sites = survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
+    sites = _survey(model, spec)
     try:
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
@@ -80,10 +80,24 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
     )
 
 
+def _survey(model: nn.Module, spec: InitSpec) -> list[Site]:
+    try:
+        return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
+    except CompileError as error:
+        # The survey knows no addresses: what it says of the spec receives them here.
+        problems = [
+            replace(p, path=spec.path(p.path), source=spec.source(p.path))
+            if (p.path or "").startswith(("layouts.", "layers")) and p.path
+            else p
+            for p in error.problems
+        ]
+        raise CompileError(problems) from None
+
+
 def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
     """Every rule that was considered for a parameter, strongest first, and what became of it: (rule, verdict)."""
     spec = load(spec)
-    sites = survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
+    sites = _survey(model, spec)
     matched = match(list(spec.live_rules()), sites)
     i = next((i for i, site in enumerate(sites) if name in (site.name, *site.aliases)), None)
     if i is None:

@@ -93,6 +93,9 @@ def survey(
             cannot be assigned to.
     """
     walk = Walk()
+    if not hasattr(model, "_modules") or isinstance(model, type):
+        text = f"a {type(model).__name__} is not a torch.nn.Module" if not isinstance(model, type) else "this is a class"
+        raise CompileError(Problem(text, "the model", remedy="give the module itself, as in initialize(model, cfg.init)"))
     _walk(model, "", (), None, None, walk, ())
     groups: dict[int, list[Found]] = {}
     for found in walk.found:

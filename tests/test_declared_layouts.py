@@ -80,7 +80,7 @@ WRONG = [
         {"a": {"match": "qkv", "blocks": {"names": ["q", "q"]}}},
         "init.layouts.a.blocks: two blocks have the same name",
     ),
-    ({"a": {"match": "nope", "role": "bias"}}, "layouts.a: it matches nothing\n  -> names are such as qkv, qkv_bias"),
+    ({"a": {"match": "nope", "role": "bias"}}, "init.layouts.a: it matches nothing\n  -> names are such as qkv, qkv_bias"),
     ({"a": {"match": "qkv", "axes": {"out": 2, "in": 0}}}, "layouts.a names axis 2, and the shape is (4, 16)"),
     ({"a": {"match": "qkv", "axes": {"out": 0, "in": 0}}}, "layouts.a names an axis twice"),
     (

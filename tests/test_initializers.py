@@ -315,6 +315,21 @@ def test_samples_have_the_moments_within_five_sigma(name, row):
     assert low - rounding <= made.low <= made.high <= high + rounding
 
 
+@pytest.mark.parametrize(("name", "row"), [row for row in KNOWN if row.values[1].law.elementwise])
+def test_two_million_values_have_the_moments_within_five_sigma(name, row):
+    law, n = row.law, 2_000_000
+    dtype = torch.complex64 if law.per_value == 2 else torch.float32
+    parts = [made.clone() for _, made in sampling.chunks(law, sampling.key(7, name), n, dtype)]
+    values = torch.cat(parts).to(torch.complex128 if law.per_value == 2 else torch.float64)
+    mean, std = values.mean(), (values - values.mean()).abs().square().mean().sqrt().item()
+    rounding = 1e-6 * (abs(law.mean) + law.std)
+    assert abs(mean.item() - law.mean) <= 5 * law.std / math.sqrt(n) + rounding
+    assert abs(std - law.std) <= 5 * law.std * math.sqrt(max(law.kurtosis - 1, 0) / 4 / n) + rounding
+    size = values.abs() if law.per_value == 2 else values
+    low, high = law.bounds
+    assert low - rounding <= size.min().item() <= size.max().item() <= high + rounding or law.per_value == 2
+
+
 @pytest.mark.parametrize(("name", "row"), ROWS)
 def test_dtypes(name, row, files):
     """Half precision is float32, rounded; float64 has values of its own, of the same law."""

@@ -64,8 +64,10 @@ def _npy(path: str) -> Mapping[str, Stored]:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError) as error:
         raise InitConfError(f"{path} cannot be read: {_first(error)}") from None
-    if array.dtype.kind not in "fciub":
-        raise InitConfError(f"{path} holds {array.dtype}, not numbers")
+    if not isinstance(array, np.ndarray) or array.dtype.kind not in "fciub" or array.dtype.itemsize > 16:
+        raise InitConfError(f"{path} holds {getattr(array, 'dtype', 'several arrays')}, not numbers that torch has")
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
     return {"": Stored(tuple(array.shape), array.dtype.name, lambda: torch.from_numpy(np.array(array)))}
 
 
@@ -94,6 +96,8 @@ def _safetensors(path: str) -> Mapping[str, Stored]:
 def _index(path: str) -> Mapping[str, Stored]:
     try:
         where = json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
+        if not all(name.endswith(".safetensors") for name in where.values()):
+            raise ValueError
         folder = Path(path).parent
         # A file name, not a path: an index from elsewhere must not reach out of its folder.
         shards = {name: contents(str(folder / Path(name).name)) for name in set(where.values())}
@@ -118,13 +122,18 @@ def _torch(path: str) -> Mapping[str, Stored]:
     def keep(tensor: Tensor) -> Callable[[], Tensor]:
         return lambda: tensor
 
-    tensors: dict[str, Any] = {key: value for key, value in data.items() if isinstance(value, torch.Tensor)}
+    tensors: dict[str, Any] = {
+        key: value
+        for key, value in data.items()
+        if isinstance(value, torch.Tensor) and value.layout is torch.strided and not value.is_meta
+    }
     return {k: Stored(tuple(t.shape), str(t.dtype).removeprefix("torch."), keep(t)) for k, t in tensors.items()}
 
 
 _DTYPES = {
     "F64": "float64", "F32": "float32", "F16": "float16", "BF16": "bfloat16", "C64": "complex64",
     "I64": "int64", "I32": "int32", "I16": "int16", "I8": "int8", "U8": "uint8", "BOOL": "bool",
+    "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2",
 }  # fmt: skip
 
 

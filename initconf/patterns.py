@@ -89,7 +89,7 @@ def substitute(pattern: str, replacement: str, text: str) -> str:
     """
     try:
         return str(re2.compile(pattern, _options()).sub(replacement, text))
-    except re2.error as error:
+    except (re2.error, IndexError) as error:
         said = error.args[0].decode() if error.args and isinstance(error.args[0], bytes) else str(error)
         raise InitConfError(f"{pattern!r} cannot be replaced by {replacement!r}: {said}") from None
 

@@ -35,7 +35,12 @@ def refusals(plan: Plan) -> list[Problem]:
     if plan.compat != "torch":
         remedy = "write `compat: torch` in the spec, or leave the generator out: initconf's own streams need none"
         return [Problem("a generator was given, and the spec does not say `compat: torch`", remedy=remedy)]
-    return [
+    halves = [
+        Problem(f"torch's orthogonal_ does not serve {entry.dtype}", entry.label, remedy="leave the generator out")
+        for entry in plan.leaves()
+        if isinstance(entry.law, laws.Orthogonal) and entry.dtype in ("float16", "bfloat16")
+    ]
+    return halves + [
         Problem(f"torch has no function for the law {type(entry.law).__name__} of {entry.initializer}", entry.label)
         for entry in plan.leaves()
         if not isinstance(entry.law, _BY_LAW) and not registry.is_torch(entry.initializer)
@@ -75,6 +80,8 @@ def _named(entry: Entry, target: Tensor, generator: torch.Generator) -> None:
         for column in range(columns):
             order = torch.randperm(rows, generator=generator, device=generator.device)
             target[order[: math.ceil(entry.settings["sparsity"] * rows)], column] = 0
+    elif name == "trunc_normal_" and isinstance(entry.law, laws.Constant):
+        target.fill_(entry.law.value)  # torch divides by the std
     elif name in ("eye_", "dirac_", "constant_", "ones_", "zeros_"):
         getattr(nn.init, name)(target, **entry.settings)
     else:

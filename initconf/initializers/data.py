@@ -55,6 +55,8 @@ def _checked(site: Site, path: str, name: str, stored: files.Stored, cast: bool)
     what = f"{path}{f' [{name}]' if name else ''}"
     if stored.shape != site.shape:
         raise InitConfError(f"{what} has shape {stored.shape}, and the parameter {site.shape}")
+    if stored.dtype.startswith("complex") and not site.is_complex:
+        raise InitConfError(f"{what} is complex, and the parameter is real")
     if stored.dtype != site.dtype and not cast:
         raise InitConfError(
             f"{what} has dtype {stored.dtype}, and the parameter {site.dtype}; cast: true takes it all the same"

@@ -14,7 +14,7 @@ from initconf.laws import Constant, InverseSoftplus, Law, LogOfUniform, Normal, 
 from initconf.registry import register
 from initconf.sites import Site
 
-Probability = Annotated[float, Field(gt=0, lt=1)]
+Probability = Annotated[float, Field(ge=1e-300, lt=1)]
 Steps = Annotated[float, Field(gt=2, allow_inf_nan=False)]
 
 
@@ -75,6 +75,8 @@ def mamba_dt_bias(site: Site, low: Positive = 0.001, high: Positive = 0.1, floor
     """softplus^-1 of step sizes that are log-uniform in (low, high) and at least `floor` (Gu & Dao 2023, arXiv:2312.00752)."""
     if not low < high:
         raise InitConfError(f"low = {low:g} is not below high = {high:g}")
+    if not floor < high:
+        raise InitConfError(f"floor = {floor:g} is not below high = {high:g}: every step would have the same size")
     return InverseSoftplus(low, high, floor)
 
 

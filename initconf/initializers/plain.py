@@ -31,7 +31,7 @@ def uniform(site: Site, low: Finite, high: Finite, gain: NonNegative = 1.0) -> L
     """U(low, high), stretched about its middle by `gain`. Raises InitConfError unless low <= high."""
     if low > high:
         raise InitConfError(f"low = {low:g} is above high = {high:g}")
-    middle, half = (low + high) / 2, (high - low) / 2 * gain
+    middle, half = low / 2 + high / 2, (high / 2 - low / 2) * gain  # halved first, so that no sum overflows
     return Uniform(middle - half, middle + half)
 
 

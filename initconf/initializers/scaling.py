@@ -79,7 +79,9 @@ def _with_axes(site: Site, in_axes: Axes | None, out_axes: Axes | None, batch_ax
     said = [axes if isinstance(axes, list) else [axes] for axes in (in_axes, out_axes, stacked)]
     for axis in (axis for axes in said for axis in axes):
         if not -site.ndim <= axis < site.ndim:
-            raise InitConfError(f"there is no axis {axis} in shape {site.shape}")
+            named = next(name for name, axes in zip(("in_axes", "out_axes", "batch_axes"), said, strict=True) if axis in axes)
+            reach = f"{-site.ndim} to {site.ndim - 1}"
+            raise InitConfError(f"{named} = {axis}: the shape {site.shape} has axes {reach}")
     inside, out, batch = (tuple(axis % site.ndim for axis in axes) for axes in said)
     if len({*inside, *out, *batch}) < len(inside) + len(out) + len(batch):
         raise InitConfError(f"an axis is named twice: in_axes {list(inside)}, out_axes {list(out)}, batch_axes {list(batch)}")

@@ -26,8 +26,8 @@ def orthogonal(
 ) -> Law:
     """Orthonormal rows or columns, whichever are fewer, times the gain; Haar distributed (Saxe et al. 2014, arXiv:1312.6120).
 
-    The out axes are the rows of the matrix, all others its columns; stacked weights have a matrix each, and blocks too. On a
-    convolution's kernel this does not preserve norms: `delta_orthogonal` does.
+    The out axes are the rows of the matrix, all others its columns; stacked weights have a matrix each, and blocks and the
+    groups of a convolution too. On a convolution's kernel this does not preserve norms: `delta_orthogonal` does.
     Raises InitConfError for a parameter with fewer than two axes.
     """
     if site.ndim < 2 or site.role in HAS_NO_FANS:
@@ -36,7 +36,9 @@ def orthogonal(
     factor = gain * activations.gain(nonlinearity, gain_method)
     if site.role == "embedding":  # a table of vectors: its fans count a single row, its matrix is the whole
         return Orthogonal(factor, site.shape)
-    return Orthogonal(factor, site.shape, site.layout.out_axes, site.layout.batch_axes)
+    if site.layout.groups > 1 and site.layout.transposed:
+        _ungrouped(site, "orthogonal on a transposed convolution")
+    return Orthogonal(factor, site.shape, site.layout.out_axes, site.layout.batch_axes, site.layout.groups)
 
 
 def _axes(site: Site, what: str) -> tuple[int, int]:
@@ -54,6 +56,11 @@ def _axes(site: Site, what: str) -> tuple[int, int]:
 def _ungrouped(site: Site, what: str) -> None:
     if site.layout.groups > 1:
         raise InitConfError(f"{what} takes no groups, and this has {site.layout.groups}")
+
+
+def _real(site: Site, what: str) -> None:
+    if site.is_complex:
+        raise InitConfError(f"{what} has real values, and the parameter is complex")
 
 
 @register("delta_orthogonal")
@@ -86,6 +93,7 @@ def convolution_orthogonal(
         raise InitConfError(f"a kernel of size {spatial} is not a square of two axes")
     if site.shape[out] < site.shape[inside]:
         raise InitConfError(f"{site.shape[inside]} inputs do not fit into {site.shape[out]} outputs without loss")
+    _real(site, "convolution_orthogonal")
     return ConvolutionOrthogonal(site.shape, out, inside, gain * activations.gain(nonlinearity, gain_method))
 
 
@@ -127,6 +135,7 @@ def sparse(site: Site, sparsity: Share, std: NonNegative = 0.01, per: Literal["i
     Martens 2010 gives every unit the same number of incoming weights: per output. torch's `sparse_` counts per input.
     """
     out, inside = _axes(site, "sparse")
+    _real(site, "sparse")
     return Sparse(site.shape, sparsity, std, out if per == "output" else inside)
 
 

@@ -19,6 +19,11 @@ from initconf.registry import register
 from initconf.sites import EXPLICIT, Site
 
 Count = Annotated[int, Field(ge=1)]
+TorchGain = Literal[
+    "linear", "conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d",
+    "sigmoid", "tanh", "relu", "leaky_relu", "selu",
+]  # fmt: skip
+"""The names that torch's `calculate_gain` knows."""
 Share = Annotated[float, Field(ge=0, le=1)]
 
 
@@ -100,12 +105,13 @@ def xavier_uniform_(site: Site, gain: NonNegative = 1.0) -> Law:
 @register("xavier_normal_", aliases=("glorot_normal_",), torch=True)
 def xavier_normal_(site: Site, gain: NonNegative = 1.0) -> Law:
     """N(0, std^2) with std = gain sqrt(2 / (fan_in + fan_out))."""
-    return Normal(0.0, _xavier_std(site, gain))
+    std = _xavier_std(site, gain)
+    return ComplexNormal(0.0, std) if site.is_complex else Normal(0.0, std)
 
 
 @register("kaiming_uniform_", aliases=("he_uniform_",), torch=True)
 def kaiming_uniform_(
-    site: Site, a: Finite = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: str = "leaky_relu"
+    site: Site, a: Finite = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: TorchGain = "leaky_relu"
 ) -> Law:
     """U(-b, b) with b = gain sqrt(3 / fan); `a` is the slope of leaky_relu, and torch's own gains are taken."""
     bound = math.sqrt(3.0) * _kaiming_std(site, a, mode, nonlinearity)
@@ -114,14 +120,15 @@ def kaiming_uniform_(
 
 @register("kaiming_normal_", aliases=("he_normal_",), torch=True)
 def kaiming_normal_(
-    site: Site, a: Finite = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: str = "leaky_relu"
+    site: Site, a: Finite = 0.0, mode: Literal["fan_in", "fan_out"] = "fan_in", nonlinearity: TorchGain = "leaky_relu"
 ) -> Law:
     """N(0, std^2) with std = gain / sqrt(fan); `a` is the slope of leaky_relu, and torch's own gains are taken."""
-    return Normal(0.0, _kaiming_std(site, a, mode, nonlinearity))
+    std = _kaiming_std(site, a, mode, nonlinearity)
+    return ComplexNormal(0.0, std) if site.is_complex else Normal(0.0, std)
 
 
 @register("orthogonal_", torch=True)
-def orthogonal_(site: Site, gain: NonNegative = 1.0) -> Law:
+def orthogonal_(site: Site, gain: Finite = 1.0) -> Law:
     """The tensor, flattened to (axis 0, rest), is (semi-)orthogonal times gain."""
     if site.ndim < 2:
         raise InitConfError(f"orthogonal_ takes tensors of two axes and more, and this is {site.ndim}-D")
@@ -133,6 +140,8 @@ def sparse_(site: Site, sparsity: Share, std: NonNegative = 0.01) -> Law:
     """N(0, std^2) with ceil(sparsity * rows) zeros in every column. Raises InitConfError unless the parameter has two axes."""
     if site.ndim != 2:
         raise InitConfError(f"sparse_ takes 2-D tensors, and this is {site.ndim}-D")
+    if site.is_complex:
+        raise InitConfError("sparse_ has real values, and the parameter is complex")
     return Sparse(site.shape, sparsity, std)
 
 

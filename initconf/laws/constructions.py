@@ -18,17 +18,20 @@ class Orthogonal(Construction):
     """A random matrix with orthonormal rows or columns (whichever are fewer), times `gain`; Haar distributed.
 
     The tensor of shape `shape` is read as a matrix: the `out` axes are its rows, all others its columns; each index of the axes
-    of `batch` has a matrix of its own. Every entry has mean 0 and std gain / sqrt(max(rows, columns)).
+    of `batch`, and each of the `groups` that the rows fall into, has a matrix of its own. Every entry has mean 0 and
+    std gain / sqrt(max(rows, columns)).
     """
 
     gain: float
     shape: tuple[int, ...]
     out: tuple[int, ...] = (0,)
     batch: tuple[int, ...] = ()
+    groups: int = 1
 
     @property
     def rows(self) -> int:
-        return math.prod(self.shape[axis] for axis in self.out)
+        """The rows of one matrix."""
+        return math.prod(self.shape[axis] for axis in self.out) // self.groups
 
     @property
     def columns(self) -> int:
@@ -46,7 +49,7 @@ class Orthogonal(Construction):
         return f"Orthogonal(gain={self.gain:.6g}, {self.rows}x{self.columns})"
 
     def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        batch = math.prod(self.shape[axis] for axis in self.batch)
+        batch = math.prod(self.shape[axis] for axis in self.batch) * self.groups
         matrices = orthogonal_matrices(stream, batch, self.rows, self.columns, dtype.is_complex).mul_(self.gain)
         rest = [axis for axis in range(len(self.shape)) if axis not in self.batch and axis not in self.out]
         order = [*self.batch, *self.out, *rest]
@@ -229,7 +232,7 @@ class ZerO(_Placed):
         import torch
 
         if self.rows <= self.columns:
-            return torch.eye(self.rows, self.columns).mul_(self.gain)
+            return torch.eye(self.rows, self.columns, dtype=torch.float64).mul_(self.gain)
         m = math.ceil(math.log2(self.rows))
         return hadamard(self.rows, self.columns).mul(self.gain * 2 ** (-(m - 1) / 2))
 

@@ -1,4 +1,4 @@
-"""Every argument of every initializer, of the wrong type and out of range: the error names it, its value and what is allowed."""
+"""Every argument of every initializer, of the wrong type and out of range: the error names it, its value, what is allowed."""
 
 from __future__ import annotations
 

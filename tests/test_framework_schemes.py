@@ -26,7 +26,7 @@ FRAMEWORKS = "alf flax haiku keras lingvo returnn_tf returnn_theano tensor2tenso
 DEPTH = "deepnorm fixup gpt2 megatron mitchell neox tfixup".split()
 OTHERS = "glorot he lecun orthogonal".split()
 SCHEMES = sorted(FRAMEWORKS + DEPTH + OTHERS)
-PARTS = "layer_scale lora mamba zero_gamma".split()
+PARTS = "layer_scale lora mamba rezero zero_gamma".split()
 
 CUT2 = 0.87962566103423978  # the std of a unit normal cut off at two sigma
 CUT3 = 0.98657839255810883
@@ -178,7 +178,7 @@ def test_every_scheme_serves_every_model(scheme: str) -> None:
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_other_rule_files_may_be_chosen_under_every_scheme(scheme: str) -> None:
     name = "gpt" if scheme in DEPTH else "everything"
-    initconf.compile(ZOO[name](), load(scheme, "init/rules=[roles,lora,mamba,layer_scale,zero_gamma]"))
+    initconf.compile(ZOO[name](), load(scheme, "init/rules=[roles,lora,mamba,layer_scale,rezero,zero_gamma]"))
 
 
 def test_the_schemes_are_those_that_are_tested() -> None:
@@ -949,6 +949,16 @@ def test_mamba_guards_its_steps() -> None:
 def test_an_out_projection_is_mambas_only_within_mamba() -> None:
     plan = initconf.compile(ZOO["gpt"](), with_rules("he", "mamba"))
     assert plan["blocks.0.attn.out_proj.weight"].rule is None
+
+
+def test_rezero() -> None:
+    class Branch(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.resweight, self.alpha = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(()))
+
+    plan = initconf.compile(nn.Sequential(Branch(), nn.Linear(2, 2)), with_rules("he", "rezero"))
+    assert [plan[name].law for name in ("0.resweight", "0.alpha")] == [C(0.0), C(0.0)]
 
 
 def test_layer_scale() -> None:

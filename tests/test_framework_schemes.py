@@ -958,7 +958,7 @@ def test_rezero() -> None:
             self.resweight, self.alpha = nn.Parameter(torch.ones(1)), nn.Parameter(torch.ones(()))
 
     plan = initconf.compile(nn.Sequential(Branch(), nn.Linear(2, 2)), with_rules("he", "rezero"))
-    assert [plan[name].law for name in ("0.resweight", "0.alpha")] == [C(0.0), C(0.0)]
+    assert [plan[name].mean for name in ("0.resweight", "0.alpha")] == [0.0, 0.0]
 
 
 def test_layer_scale() -> None:

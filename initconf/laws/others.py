@@ -11,8 +11,8 @@ from initconf.laws.base import Law
 
 
 @dataclass(frozen=True)
-class Keep(Law):
-    """The parameter keeps the values it has."""
+class _Elsewhere(Law):
+    """Values that come from somewhere else: their moments are not known."""
 
     @property
     def mean(self) -> None:
@@ -24,39 +24,28 @@ class Keep(Law):
 
 
 @dataclass(frozen=True)
-class ModuleDefault(Law):
+class Keep(_Elsewhere):
+    """The parameter keeps the values it has."""
+
+
+@dataclass(frozen=True)
+class ModuleDefault(_Elsewhere):
     """What the owning module's own reset method would give it."""
 
     reset: str
     """The method's name: `reset_parameters` or `_reset_parameters`."""
 
-    @property
-    def mean(self) -> None:
-        return None
-
-    @property
-    def std(self) -> None:
-        return None
-
 
 @dataclass(frozen=True)
-class Values(Law):
+class Values(_Elsewhere):
     """The tensor `key` of a file; of a `.npy` file the key is empty."""
 
     path: str
     key: str
 
-    @property
-    def mean(self) -> None:
-        return None
-
-    @property
-    def std(self) -> None:
-        return None
-
 
 @dataclass(frozen=True)
-class Custom(Law):
+class Custom(_Elsewhere):
     """A user's registered function `fn(tensor, generator=..., **settings)`, called by its registered name."""
 
     name: str
@@ -65,14 +54,6 @@ class Custom(Law):
     def __post_init__(self) -> None:
         # As JSON brings them back, so that the function is called alike before and after.
         object.__setattr__(self, "settings", tuple((name, _listed(value)) for name, value in self.settings))
-
-    @property
-    def mean(self) -> None:
-        return None
-
-    @property
-    def std(self) -> None:
-        return None
 
 
 @dataclass(frozen=True)

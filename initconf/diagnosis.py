@@ -20,13 +20,12 @@ def problems(spec: InitSpec, matched: Match, sites: Sequence[Site], choices: Cho
     for r, verdict in enumerate(matched.verdicts):
         rule, path = verdict.rule, f"rules.{verdict.name}"
         if not verdict.matched and rule.settings() and (setting := _missed(spec, path, rule)):
-            text, remedy = why_dead(matched, r, sites)
-            if remedy and remedy.startswith("bend its rule instead: "):
-                instead = remedy.partition(": ")[2]
-                winner = choices.get(next(n for n, v in enumerate(matched.verdicts) if f"rules.{v.name}" == instead))
-                remedy = f"bend its rule instead: {spec.path(instead)}.{setting}={_typed(getattr(rule, setting))}"
-                if winner is None or setting not in (*winner.initializer.arguments, "initializer"):
-                    remedy = f"its rule is {spec.path(instead)}"
+            text, remedy, instead = why_dead(matched, r, sites)
+            if instead is not None:
+                there, choice = spec.path(f"rules.{matched.verdicts[instead].name}"), choices.get(instead)
+                takes = choice is not None and setting in (*choice.initializer.arguments, "initializer")
+                typed = f"{there}.{setting}={_typed(getattr(rule, setting))}"
+                remedy = f"bend its rule instead: {typed}" if takes else f"its rule is {there}"
             source = spec.source(f"{path}.{setting}") or spec.source(path)
             found.append(Problem(text, spec.path(path), None, source, remedy))
         if rule.expect is not None and not rule.expect[0] <= len(verdict.won) <= rule.expect[1]:

@@ -7,6 +7,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import NamedTuple
 
 from initconf import patterns
 from initconf.errors import near
@@ -102,8 +103,17 @@ def _blocks_of(pattern: str, names: tuple[str, ...]) -> list[int]:
     return sorted(patterns.match_names([("glob", pattern)], names)[0])
 
 
-def why_dead(m: Match, r: int, sites: Sequence[Site]) -> tuple[str, str | None]:
-    """Why a rule matches nothing, and what to do: (text, remedy)."""
+class Dead(NamedTuple):
+    """Why a rule matches nothing."""
+
+    text: str
+    remedy: str | None = None
+    instead: int | None = None
+    """The rule that has what this one was meant for: the parameter is tied, and has another role."""
+
+
+def why_dead(m: Match, r: int, sites: Sequence[Site]) -> Dead:
+    """Why a rule matches nothing, and what to do about it."""
     held, rule = m.selected[r], m.verdicts[r].rule
     named = (
         set.intersection(*(held[k] for k in ("match", "search", "glob") if k in held))
@@ -119,11 +129,9 @@ def why_dead(m: Match, r: int, sites: Sequence[Site]) -> tuple[str, str | None]:
         if site.aliases and "role" in failing:
             others = ", ".join(x for x in (site.name, *site.aliases) if x != place.name)
             winner = m.winners[m.names[n][0]][0]
-            instead = (
-                f"bend its rule instead: rules.{m.verdicts[winner].name}" if winner is not None else f"add role: {site.role}"
-            )
-            return f"{text}, because it is tied to {others}", instead
-        return text, None
+            remedy = None if winner is not None else f"add role: {site.role}"
+            return Dead(f"{text}, because it is tied to {others}", remedy, winner)
+        return Dead(text)
     if named is not None:
         kind, text = next((k, t) for k in ("match", "search", "glob") if (t := getattr(rule, k)) is not None)
         names = [place.name for _, place in m.names]
@@ -131,12 +139,13 @@ def why_dead(m: Match, r: int, sites: Sequence[Site]) -> tuple[str, str | None]:
         alike = {re.sub(r"\d+", "0", name): name for name in reversed(names)}
         close = near(text.replace("\\.", ".").strip("^$*"), list(alike.values())[-2000:])
         remedy = f"near names: {', '.join(close)}" if close else f"names are such as {', '.join(names[:2])}" if names else None
-        return f"it matches nothing: no parameter's name fits {kind} {text!r}", remedy
+        return Dead(f"it matches nothing: no parameter's name fits {kind} {text!r}", remedy)
     empty = [k for k, ns in held.items() if not ns]
     if empty:
         has = {"module": "is owned by a", "inside": "lies inside", "block": "has a block"}.get(empty[0], f"has {empty[0]}")
-        return f"it matches nothing: no parameter {has} {_said(getattr(rule, empty[0]))}", _there_are(empty[0], m, sites)
-    return "it matches nothing: each selector matches some parameters, but no name has them all", None
+        text = f"it matches nothing: no parameter {has} {_said(getattr(rule, empty[0]))}"
+        return Dead(text, _there_are(empty[0], m, sites))
+    return Dead("it matches nothing: each selector matches some parameters, but no name has them all")
 
 
 def _fact(kind: str, site: Site, place: Place) -> str:

@@ -210,7 +210,9 @@ def _site(group: list[Found], said: Mapping[str, Layout], index: Mapping[tuple[i
 
     def describe(found: Found, attribute: str, parameter: Tensor) -> Layout:
         name = f"{found.place.name.removesuffix(found.place.attribute)}{attribute}"
-        return said[name] if name in said else _describe(found.module, attribute, parameter, torch_fans)
+        layout = said[name] if name in said else layouts.find(found.module, attribute, parameter)
+        # The default axes are torch's: inputs on 1, outputs on 0, all others receptive field.
+        return Layout(role=layout.role, fans_of=layout.fans_of, assumed=layout.assumed) if torch_fans else layout
 
     described = [describe(found, found.place.attribute, found.parameter) for found in group]
     # A tied head is no head: the tensor is an embedding if any of its owners says so.
@@ -237,12 +239,6 @@ def _site(group: list[Found], said: Mapping[str, Layout], index: Mapping[tuple[i
         of_part = (*of_shape[: of.block_axis], of_size, *of_shape[of.block_axis + 1 :])
         blocks.append(_with_fans(replace(site, shape=part, block=name, start=start), of, of_part))
     return replace(_with_fans(site, of, of_shape), blocks=tuple(blocks))
-
-
-def _describe(module: nn.Module, attribute: str, parameter: Tensor, torch_fans: bool) -> Layout:
-    layout = layouts.find(module, attribute, parameter)
-    # The default axes are torch's: inputs on 1, outputs on 0, all others receptive field.
-    return Layout(role=layout.role, fans_of=layout.fans_of, assumed=layout.assumed) if torch_fans else layout
 
 
 def _with_fans(site: Site, of: Layout, shape: tuple[int, ...]) -> Site:

@@ -69,6 +69,8 @@ def write(entry: Entry, where: Found, generator: torch.Generator) -> None:
         target.copy_(files.contents(law.path)[law.key].read())
     elif isinstance(law, laws.Custom):
         registry.find(law.name).fn(target, generator=generator, **dict(law.settings))
+    elif not isinstance(law, laws.Keep):
+        raise AssertionError(f"{law} was not refused")  # `refusals` let it through: never a silent nothing
 
 
 def _named(entry: Entry, target: Tensor, generator: torch.Generator) -> None:

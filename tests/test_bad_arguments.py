@@ -97,12 +97,16 @@ def test_a_value_out_of_range_says_what_is_allowed(name, argument, values, allow
         assert allowed in text
 
 
-def test_whatever_is_taken_has_a_law():
-    """No number whatever makes compile raise anything but InitConfError."""
+def test_whatever_the_number_it_is_taken_or_refused_by_name():
+    """No number makes compile raise anything but InitConfError, and the error says what it is about."""
+    outcomes = set()
     for param in ARGUMENTS:
         name, argument = param.values
         for value in OUT_OF_RANGE:
-            refusal(name, argument, value)
+            text = refusal(name, argument, value)
+            outcomes.add(text is None)
+            assert text is None or f"initializer.{argument}" in text or f"{name} cannot serve it" in text
+    assert outcomes == {True, False}
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,18 @@ def test_laws_and_resets_are_written_from_the_generator():
     assert torch.equal(mine.bias, theirs.bias)
 
 
+def test_declared_axes_and_blocks_give_way_to_torchs():
+    """`compat: torch` has no blocks, whoever declares them: the whole tensor is written, with torch's fans."""
+    mine, theirs = nn.Linear(4, 6, bias=False), nn.Linear(4, 6, bias=False)
+    layout = {"match": "weight", "axes": {"out": 1, "in": 0}, "blocks": {"names": ["a", "b"]}}
+    spec = {"compat": "torch", "layouts": {"it": layout}, "initializer": "xavier_normal_"}
+    plan = initconf.compile(mine, spec)
+    assert (plan["weight"].blocks, plan["weight"].fan_in) == ((), 4)
+    initconf.apply(mine, plan, generator=torch.Generator().manual_seed(3))
+    nn.init.xavier_normal_(theirs.weight, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(mine.weight, theirs.weight)
+
+
 def test_what_a_generator_cannot_write():
     with pytest.raises(initconf.ApplyError) as caught:
         initconf.initialize(nn.Linear(3, 3), "he", generator=torch.Generator())

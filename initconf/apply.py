@@ -19,10 +19,10 @@ from initconf.compiler import compile
 from initconf.errors import ApplyError, Problem, SpecError
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
 from initconf.loading import load
+from initconf.owners import Found, parameters
 from initconf.plan import Entry, Plan
 from initconf.report import Report
 from initconf.resets import reset_values, wide
-from initconf.survey import Found, parameters
 
 if TYPE_CHECKING:
     from torch import nn
@@ -158,7 +158,7 @@ def _check(plan: Plan, found: Mapping[str, Found], device: object) -> None:
             problems.append(
                 Problem("it is on meta and has no values to keep", entry.name, remedy="compile the plan for this model")
             )
-        elif type(parameter.data) is not Tensor:
+        elif type(parameter.data) is not Tensor and not isinstance(entry.law, Keep):
             problems.append(Problem(f"it is a {type(parameter.data).__name__}, which this version cannot write", entry.name))
         elif not parameter.is_meta and any(s == 0 and n > 1 for s, n in zip(parameter.stride(), parameter.shape, strict=True)):
             problems.append(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 from initconf import registry
@@ -27,6 +28,12 @@ class Choice:
     """The path in the spec that named the initializer."""
     overruled: list[tuple[str, str]] = field(default_factory=list)
     """Settings of the rule that the mapping of its own initializer is stronger than: (path, path of the stronger)."""
+
+    @cached_property
+    def expressions(self) -> bool:
+        """Whether a number is said as an expression, which depth may be part of."""
+        numeric = (name for name, argument in self.initializer.arguments.items() if argument.numeric)
+        return any(isinstance(self.arguments.get(name), str) for name in numeric)
 
 
 def choose(spec: InitSpec, rule_name: str | None) -> Choice:

@@ -12,12 +12,13 @@ from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, 
 from initconf.laws import Law
 from initconf.loading import load
 from initconf.origins import Feed
+from initconf.owners import parameters
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match
-from initconf.sites import Site
+from initconf.sites import Site, twin
 from initconf.spec import InitSpec
-from initconf.survey import parameters, survey
+from initconf.survey import survey, uncollected
 
 if TYPE_CHECKING:
     from torch import nn
@@ -33,6 +34,7 @@ _USUAL = {
     "other": "{name: normal, std: 0.02}",
 }
 """What a remedy proposes for a role; zeros for the rest."""
+SHARDED = "torch.distributed.tensor.DTensor"
 PATTERNS = ("match", "search", "glob")
 
 
@@ -59,6 +61,11 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
     """
     spec = load(spec)
     _refuse_unready(spec)
+    with uncollected():
+        return _compile(model, spec, example)
+
+
+def _compile(model: nn.Module, spec: InitSpec, example: Any) -> Plan:
     sites = _survey(model, spec)
     try:
         matched = match(list(spec.live_rules()), sites)
@@ -143,7 +150,8 @@ class _Compilation:
     choices: dict[int | None, Choice | None] = field(default_factory=dict)
     served: set[int | None] = field(default_factory=set)
     """Rules (None: the spec itself) that gave at least one parameter its law."""
-    laws: dict[Any, tuple[dict[str, Any], Law]] = field(default_factory=dict)
+    made: dict[Any, Entry] = field(default_factory=dict)
+    """An entry for each kind of site under each rule: those of its like differ in their names alone."""
     feeds: dict[str, Feed] | None = None
     """What feeds each weight; the model is traced when the first `auto` is met."""
     untraced: str | None = None
@@ -154,36 +162,45 @@ class _Compilation:
         if not site.blocks:
             return self._leaf(site, winners[0])
         if len(set(winners)) == 1 and (winners[0] is not None or site.role == "weight") and self._serves_whole(winners[0]):
-            return self._leaf(replace(site, blocks=()), winners[0])
+            return self._leaf(twin(site, blocks=()), winners[0])
         leaves = [self._leaf(block, winner) for block, winner in zip(site.blocks, winners, strict=True)]
-        blocks = tuple(leaf for leaf in leaves if leaf is not None)
+        blocks = tuple([leaf for leaf in leaves if leaf is not None])
         if len(blocks) < len(leaves):
             return None
         rules = {block.rule for block in blocks}
-        return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, joined(blocks, site.layout.block_axis), blocks)
+        law = joined(blocks, site.layout.block_axis)
+        return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, law, blocks)
 
     def _serves_whole(self, winner: int | None) -> bool:
         choice = self.choice(winner)
         return choice is not None and choice.initializer.whole
 
     def _leaf(self, site: Site, winner: int | None) -> Entry | None:
-        if winner is None and site.role != "weight" and not self._kept(site):
+        kept = winner is None and site.layout.role != "weight"
+        if kept and not self._kept(site):
             return None
-        kept = winner is None and site.role != "weight"
         choice = Choice(registry.find("keep"), {}, {}, "unmatched") if kept else self.choice(winner)
         if choice is None:
             return None
-        if not kept and site.dtype.startswith(("int", "uint", "bool", "q")) and choice.initializer.name != "keep":
+        auto = choice.arguments.get("nonlinearity") in AUTO
+        # The shipped initializers see no difference between sites of one kind; a user's may look at whatever a site has.
+        alike = None
+        if choice.initializer.shipped and site.alike and not auto:
+            alike = (winner, site.alike, site.block, (site.layer, site.n_layers) if choice.expressions else None)
+            if (like := self.made.get(alike)) is not None:
+                return twin(like, name=site.name, aliases=site.aliases, layer=site.layer)
+        if not kept and choice.initializer.name != "keep" and (text := _unwritable(site)):
             where = "" if choice.path == "initializer" else choice.path
             rule = f"{self.spec.path('rules.kept')}={{glob: {site.name}, initializer: keep}}"
-            self._add(where, f"values of dtype {site.dtype} are not drawn", site, f"keep them: '{rule}'")
+            self._add(where, text, site, f"keep them: '{rule}'")
             return None
         feed = None
         try:
-            if choice.arguments.get("nonlinearity") in AUTO:
+            if auto:
                 feed = self._feed(site)
                 choice = replace(choice, arguments={**choice.arguments, "nonlinearity": feed.nonlinearity})
-            settings, law = self._law(choice, site, (winner, str(feed)))
+            settings = self._evaluate(choice, site)
+            law = choice.initializer.law(site, settings)
         except _Refused:
             return None
         except InitConfError as error:
@@ -196,7 +213,10 @@ class _Compilation:
         if not kept:
             self.served.add(winner)
         name = None if winner is None else self.matched.verdicts[winner].name
-        return _entry(site, name, choice.initializer.name, settings, law, (), feed)
+        entry = _entry(site, name, choice.initializer.name, settings, law, (), feed)
+        if alike is not None:
+            self.made[alike] = entry
+        return entry
 
     def _feed(self, site: Site) -> Feed:
         """What feeds a weight, found by a trace of the model. Raises InitConfError where it cannot be known."""
@@ -216,31 +236,6 @@ class _Compilation:
                 remedy = "give an example input that the model takes, or name the activation"
             raise InitConfError(Problem(text, remedy=remedy))
         return feed
-
-    def _law(self, choice: Choice, site: Site, winner: Any) -> tuple[dict[str, Any], Law]:
-        if not choice.initializer.shipped:  # a user's function may look at whatever a site has
-            settings = self._evaluate(choice, site)
-            return settings, choice.initializer.law(site, settings)
-        # Sites in which the shipped initializers see no difference receive the same law.
-        alike = (
-            winner,
-            site.shape,
-            site.dtype,
-            site.block,
-            site.places[0].attribute,
-            site.layout,
-            site.fan_in,
-            site.fan_out,
-            site.layer,
-            site.n_layers,
-            site.on_meta,
-            site.reset,
-            site.module,
-        )
-        if alike not in self.laws:
-            settings = self._evaluate(choice, site)
-            self.laws[alike] = settings, choice.initializer.law(site, settings)
-        return self.laws[alike]
 
     def _evaluate(self, choice: Choice, site: Site) -> dict[str, Any]:
         """The arguments for a site: expressions evaluated, types and ranges checked."""
@@ -335,6 +330,15 @@ def _with_rules(spec: InitSpec, error: InitConfError) -> list[Problem]:
     return said
 
 
+def _unwritable(site: Site) -> str | None:
+    """Why values cannot be drawn for a parameter, whatever the initializer."""
+    if site.dtype.startswith(("int", "uint", "bool", "q")):
+        return f"values of dtype {site.dtype} are not drawn"
+    if site.tensor is not None and site.tensor != SHARDED:
+        return f"values of a {site.tensor.rpartition('.')[2]} are not drawn (a tensor of a class of its own)"
+    return None
+
+
 class _Refused(Exception):
     """The problem was noted already."""
 
@@ -378,4 +382,5 @@ def _entry(
         site.layout.assumed + (("nonlinearity",) if feed is not None and feed.assumed else ()),
         site.effective,
         feed.reason if feed is not None else None,
+        site.frozen,
     )

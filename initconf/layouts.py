@@ -30,6 +30,7 @@ _families: list[tuple[re.Pattern[str], Describe]] = []
 
 BIAS = Layout(role="bias", fans_of="weight")
 EMBEDDING = Layout(role="embedding", out_axes=(1,), in_axes=(), batch_axes=(0,))
+LINEAR = {"weight": Layout(), "bias": BIAS}
 NORM = {"weight": Layout(role="norm_scale"), "bias": Layout(role="norm_shift")}
 GATES = {"RNN": (), "LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
 
@@ -66,16 +67,19 @@ def layout(module: type | str) -> Callable[[F], F]:
     return add
 
 
-def find(module: nn.Module, name: str, parameter: Tensor) -> Layout:
-    """The layout of a parameter: the registered one of the nearest base class, else an assumption, marked as such."""
-    for cls in type(module).__mro__:
-        for key in (cls, f"{cls.__module__}.{cls.__qualname__}", cls.__name__):
-            if key in _layouts and (found := _layouts[key](module, name, parameter)) is not None:
-                _check(found, module, name, parameter)
-                return found
-    dotted = f"{type(module).__module__}.{type(module).__qualname__}"
-    for pattern, describe in _families:
-        if pattern.fullmatch(dotted) and (found := describe(module, name, parameter)) is not None:
+def find(module: nn.Module, name: str, parameter: Tensor, known: dict[type, list[Describe]] | None = None) -> Layout:
+    """The layout of a parameter: the registered one of the nearest base class, else an assumption, marked as such.
+
+    `known` remembers who describes a class, for those who ask for many modules.
+    """
+    kind, known = type(module), {} if known is None else known
+    if kind not in known:
+        keys = [key for cls in kind.__mro__ for key in (cls, f"{cls.__module__}.{cls.__qualname__}", cls.__name__)]
+        dotted = f"{kind.__module__}.{kind.__qualname__}"
+        known[kind] = [_layouts[key] for key in keys if key in _layouts]
+        known[kind] += [describe for pattern, describe in _families if pattern.fullmatch(dotted)]
+    for describe in known[kind]:
+        if (found := describe(module, name, parameter)) is not None:
             _check(found, module, name, parameter)
             return found
     return _assume(module, name, parameter)
@@ -140,7 +144,7 @@ def _check(found: Any, module: nn.Module, name: str, parameter: Tensor) -> None:
 
 @layout("torch.nn.modules.linear.Linear")
 def _linear(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    return {"weight": Layout(), "bias": BIAS}.get(name)
+    return LINEAR.get(name)
 
 
 @layout("torch.nn.modules.linear.Bilinear")
@@ -210,38 +214,58 @@ def _attention(module: Any, name: str, parameter: Tensor) -> Layout | None:
 
 # --- what is assumed of others ---------------------------------------------------------------------------------------------
 
-_BY_NAME: list[tuple[re.Pattern[str], Role]] = [
-    (re.compile(r"A_log|dt_bias|logit_(scale|bias)|(log_)?temperature|t_prime|b_prime|inv_freq|decay|time_\w+"), "state"),
-    (re.compile(r"D"), "state"),
+_BY_NAME: list[tuple[re.Pattern[str], Role, bool]] = [
+    (re.compile(r"(pos_)?bias_[uv]|r_[rsw]_bias"), "bias", True),  # what Transformer-XL adds to its queries, for each head
     (
-        re.compile(r"gamma(_\d)?|alpha|lambda_?\d|layer_?scale\w*|ls_?\d|(\w+_)?gate|res(weight|_scale)|skip_(gain|scale)"),
-        "gate_scale",
+        re.compile(
+            r"A_log|dt_bias|(\w+_)?logit_(scale|bias)(_\w)?|(log_)?temperature|t_prime|b_prime|inv_freq|(\w+_)?decay|"
+            r"time_(?!pos|emb)\w+"
+        ),
+        "state",
+        True,
     ),
+    (re.compile(r"D"), "state", False),
     (
-        re.compile(r"\w*pos(ition)?(al)?_?(emb|embed|embedding|enc|encoding|bias)\w*|\w*relative_position\w*|rel_pos\w*"),
+        re.compile(
+            r"(?!.*(alpha|scale|const))(\w*pos(ition)?(al)?_?(emb|embed|embedding|enc|encoding|bias)\w*|"
+            r"\w*relative_(position|attention_bias)\w*|\w*rel_pos\w*|attention_biases|rpb|(\w+_)?(temporal|time)_embed\w*)"
+        ),
         "position",
+        True,
+    ),
+    (re.compile(r"(\w*_)?(bias|beta)(_\w*)?|b\d?|sinks"), "bias", False),
+    (re.compile(r"gamma_\w+|(\w+_)?layer_?scale\w*"), "gate_scale", True),
+    (
+        re.compile(
+            r"(\w+_)?(gamma|alpha|gate|scale|scaling)(_\w+)?|lambdas?_?\d?|ls_?\d|resweight|skip_gain|(\w+_)?residual|layer_weights"
+        ),
+        "gate_scale",
+        False,
     ),
     (
         re.compile(
-            r"((cls|mask|dist|distillation|register|class|query|latent|probe|storage|reg)_?)?tokens?|class_embed(ding)?|"
-            r"mask_emb(ed)?|masked_spec_embed|latents|prototypes|query_embed|seg_embed|image_newline|null_embed\w*|probe"
+            r"(\w+_)?tokens?(_\w+)?|(\w+_)?emb(ed|eds|edding|eddings)?|(\w+_)?latents?(_(\d\w|query))?|null_embed\w*|"
+            r"(codevector|codebook|prototype)s?|queries|probe|image_newline|view_separator"
         ),
         "embedding",
+        True,
     ),
-    (re.compile(r"(\w*_)?(bias|beta)(_\w*)?|b|sinks"), "bias"),
 ]
-"""What an attribute's name says, if its shape agrees."""
-_ANY_SHAPE = ("position", "state", "embedding")
+"""What an attribute's name says; and whether of a tensor of any shape, or only of a vector or a number."""
 
 
-def by_name(name: str, ndim: int) -> Layout | None:
+def by_name(name: str, shape: tuple[int, ...]) -> Layout | None:
     """What the name of a bare parameter says of it: gates, scalars, position tables, learned tokens and biases."""
-    for pattern, role in _BY_NAME:
-        if pattern.fullmatch(name) and (ndim <= 1 or (role in _ANY_SHAPE and name != "D") or name.startswith("gamma_")):
-            if role == "embedding":  # vectors along the last axis
-                return Layout(role=role, out_axes=(max(ndim, 1) - 1,), in_axes=(), batch_axes=tuple(range(ndim - 1)))
-            return Layout(role=role)
+    ndim, vector = len(shape), sum(n != 1 for n in shape) <= 1  # a vector may lie along any axis: (1, C, 1, 1)
+    for pattern, role, of_any_shape in _BY_NAME:
+        if (vector or of_any_shape) and pattern.fullmatch(name):
+            return vectors(ndim) if role == "embedding" else Layout(role=role)
     return None
+
+
+def vectors(ndim: int) -> Layout:
+    """Learned vectors along the last axis."""
+    return Layout(role="embedding", out_axes=(max(ndim, 1) - 1,), in_axes=(), batch_axes=tuple(range(ndim - 1)))
 
 
 def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
@@ -249,7 +273,7 @@ def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
     kind, guess = type(module).__name__, ("role",)
     if "norm" in kind.lower() and parameter.ndim <= 1:
         return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
-    if (found := by_name(name, parameter.ndim)) is not None:
+    if (found := by_name(name, tuple(parameter.shape))) is not None:
         carries = found.role == "bias" and isinstance(getattr(module, "weight", None), type(parameter))
         return replace(found, fans_of="weight" if carries else None, assumed=guess)
     if "embedding" in kind.lower() and parameter.ndim == 2 and name == "weight":

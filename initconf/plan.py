@@ -59,6 +59,8 @@ class Entry:
     """Of a parametrised weight: `exact`, or `transformed` where what is assigned does not come back (spectral_norm)."""
     fed_by: str | None = None
     """For `nonlinearity: auto`: what the trace found to feed the parameter."""
+    frozen: bool = False
+    """Whether it takes no gradient; it is initialised like any other."""
 
     @property
     def mean(self) -> float | None:
@@ -264,7 +266,7 @@ def _cells(entry: Entry) -> list[str]:
     return [
         entry.label + (f" (= {', '.join(entry.aliases)})" if entry.aliases else ""),
         "x".join(map(str, entry.shape)) or "()",
-        entry.role + ("~" if entry.assumed else ""),
+        entry.role + ("~" if entry.assumed else "") + (" (frozen)" if entry.frozen else ""),
         entry.rule or "-",
         entry.initializer or "-",
         _show(entry.fan_in),

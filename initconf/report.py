@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from initconf.errors import ApplyError, Problem
 from initconf.laws import Constant, Keep, Orthogonal
+from initconf.owners import parameters
 from initconf.plan import Entry, Plan, align
-from initconf.survey import parameters
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

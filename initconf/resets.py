@@ -3,16 +3,72 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from initconf.laws import ModuleDefault
-from initconf.survey import Found
+from initconf.owners import Found
+
+OWN = ("reset_parameters", "_reset_parameters")
+PRETRAINED = "_init_weights"
+"""The method of a model of transformers that sets the modules below it, one at a time."""
+
+
+def reset_method(where: Found, known: dict[Any, str | None]) -> str | None:
+    """The method that gives a parameter its default: of its owner, else the `_init_weights` of its transformers model.
+
+    `known` remembers what was found for a class.
+    """
+    kind = type(where.module)
+    if kind not in known:
+        known[kind] = next((name for name in OWN if callable(getattr(kind, name, None))), None)
+    if known[kind] is not None or where.pretrained is None:
+        return known[kind]
+    key = (type(where.pretrained), kind, where.place.attribute)
+    if key not in known:
+        known[key] = PRETRAINED if _is_set(where) else None
+    return known[key]
+
+
+class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Takes note of the memory that is written to."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.memory: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        given = [*zip(func._schema.arguments, args, strict=False)]
+        given += [(a, kwargs[a.name]) for a in func._schema.arguments if kwargs and a.name in kwargs]
+        for argument, value in given:
+            if argument.alias_info is not None and argument.alias_info.is_write and isinstance(value, Tensor):
+                self.memory.add(_memory(value))
+        return func(*args, **(kwargs or {}))
+
+
+def _memory(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _is_set(where: Found) -> bool:
+    """Whether `_init_weights` sets a parameter; tried on a copy on meta, which has no values and takes no memory."""
+    try:
+        blank = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in where.module.parameters()}
+        twin = copy.deepcopy(where.module, dict(blank))
+        before = _memory(blank[id(where.parameter)])
+        with torch.random.fork_rng(devices=[]), torch.no_grad(), _Written() as written:
+            where.pretrained._init_weights(twin)  # type: ignore[union-attr,operator]
+        now = twin._parameters[where.place.attribute]
+    except Exception:  # noqa: BLE001 - the user's code, which may not run on meta; then nothing is known of it
+        return False
+    return now is not None and (_memory(now) != before or before in written.memory)
 
 
 def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator) -> Tensor:
-    """Run the owner's reset on a copy and take the one parameter.
+    """Run the reset on a copy of the owner and take the one parameter.
 
     Args:
         random: a seed, or a CPU generator, which is then as far on as the reset has drawn.
@@ -21,22 +77,23 @@ def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator
     """
     keyed = isinstance(random, int)
     blank: dict[int, object] = {
-        id(p): torch.nn.Parameter(torch.full_like(p, torch.nan, device="cpu", dtype=wide(p) if keyed else p.dtype))
+        id(p): nn.Parameter(torch.full_like(p, torch.nan, device="cpu", dtype=wide(p) if keyed else p.dtype))
         for p in where.module.parameters()
         if p.is_floating_point() or p.is_complex()
     }
     twin = copy.deepcopy(where.module, blank)
-    with torch.random.fork_rng(devices=[]), torch.enable_grad():
+    does = where.pretrained if law.reset == PRETRAINED else twin
+    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(does is twin):
         if isinstance(random, int):
             torch.default_generator.manual_seed(random)  # torch.manual_seed would seed the accelerators too
         else:
             torch.set_rng_state(random.get_state())
-        getattr(twin, law.reset)()
+        getattr(does, law.reset)(*([twin] if does is not twin else []))
         if not isinstance(random, int):
             random.set_state(torch.get_rng_state())
     values: Tensor = twin._parameters[where.place.attribute].detach()  # type: ignore[union-attr]
     if bool(torch.isnan(values).any()):
-        raise RuntimeError(f"{type(where.module).__name__}.{law.reset} does not set {where.place.attribute}")
+        raise RuntimeError(f"{type(does).__name__}.{law.reset} does not set {where.place.attribute}")
     return values
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from initconf import patterns
 from initconf.errors import near
@@ -48,20 +48,18 @@ def match(rules: Sequence[tuple[str, Rule]], sites: Sequence[Site]) -> Match:
     """
     names = [(i, place) for i, site in enumerate(sites) for place in site.places]
     by_pattern = _patterns(rules, [place.name for _, place in names])
-    by_role, by_ndim, by_owner, by_inside = (defaultdict(set) for _ in range(4))
-    for n, (i, place) in enumerate(names):
-        by_role[sites[i].role].add(n)
-        by_ndim[sites[i].ndim].add(n)
-        by_owner[place.owner].add(n)
-        by_inside[place.inside].add(n)
+    by_role = _grouped(names, lambda i, place: sites[i].layout.role) if any(rule.role for _, rule in rules) else {}
+    by_ndim = _grouped(names, lambda i, place: len(sites[i].shape)) if any(rule.ndim is not None for _, rule in rules) else {}
+    by_owner = _grouped(names, lambda i, place: place.owner) if any(rule.module for _, rule in rules) else {}
+    by_inside = _grouped(names, lambda i, place: place.inside) if any(rule.inside for _, rule in rules) else {}
     verdicts, selected = [], []
     winners: list[list[int | None]] = [[None] * max(1, len(site.blocks)) for site in sites]
     for r, (name, rule) in enumerate(rules):
         held: dict[str, set[int]] = dict(by_pattern[r])
         if rule.role:
-            held["role"] = set().union(*(by_role[role] for role in rule.role))
+            held["role"] = set().union(*(by_role.get(role, ()) for role in rule.role))
         if rule.ndim is not None:
-            held["ndim"] = by_ndim[rule.ndim]
+            held["ndim"] = by_ndim.get(rule.ndim, set())
         if rule.module:
             held["module"] = set().union(*(ns for owner, ns in by_owner.items() if is_a(owner, rule.module)))
         if rule.inside:
@@ -70,8 +68,11 @@ def match(rules: Sequence[tuple[str, Rule]], sites: Sequence[Site]) -> Match:
             held["block"] = {n for n, (i, _) in enumerate(names) if _blocks(rule.block, sites[i])}
         verdict = Verdict(name, rule, {names[n][0] for n in set.intersection(*held.values())})
         for i in verdict.matched:
-            for b in _blocks(rule.block, sites[i]) if rule.block is not None else range(len(winners[i])):
-                winners[i][b] = r
+            if rule.block is None:
+                winners[i] = [r] * len(winners[i])
+            else:
+                for b in _blocks(rule.block, sites[i]):
+                    winners[i][b] = r
         verdicts.append(verdict)
         selected.append(held)
     for i, site_winners in enumerate(winners):
@@ -79,6 +80,14 @@ def match(rules: Sequence[tuple[str, Rule]], sites: Sequence[Site]) -> Match:
             if winner is not None:
                 verdicts[winner].won.add(i)
     return Match(verdicts, winners, selected, names)
+
+
+def _grouped(names: list[tuple[int, Place]], key: Callable[[int, Place], Hashable]) -> dict[Any, set[int]]:
+    """The names by something that they have in common."""
+    found: dict[Hashable, set[int]] = defaultdict(set)
+    for n, (i, place) in enumerate(names):
+        found[key(i, place)].add(n)
+    return found
 
 
 def _patterns(rules: Sequence[tuple[str, Rule]], names: list[str]) -> list[dict[str, set[int]]]:

@@ -5,13 +5,23 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple, TypeVar
 
 from initconf.errors import InitConfError, Problem
 from initconf.spec import Role
 
 HAS_NO_FANS = ("bias", "norm_scale", "norm_shift", "gate_scale", "state", "other", "position")
 """Roles that nothing is summed over."""
+
+
+T = TypeVar("T")
+
+
+def twin(of: T, **changes: Any) -> T:
+    """`dataclasses.replace` for plain data: nothing is checked anew, and it takes a fifth of the time."""
+    made = object.__new__(type(of))
+    made.__dict__.update(of.__dict__, **changes)
+    return made
 
 
 EXPLICIT = "give it an initializer of explicit scale, such as zeros or {name: normal, std: 0.02}"
@@ -85,8 +95,7 @@ class Layout:
         return list(zip(self.block_names, starts, sizes, strict=True))
 
 
-@dataclass(frozen=True)
-class Place:
+class Place(NamedTuple):
     """One name of a parameter, with its owner. Rules are held against places."""
 
     name: str
@@ -128,7 +137,13 @@ class Site:
     effective: str | None = None
     """Of a parametrised weight: `exact` where the effective weight is what is assigned, else `transformed`."""
     reset: str | None = None
-    """The owner's reset method, `reset_parameters` or `_reset_parameters`."""
+    """The method that gives it its default: the owner's, or the `_init_weights` of its transformers model."""
+    tensor: str | None = field(default=None, compare=False)
+    """The dotted class of a tensor that is none of torch's plain ones: sharded, quantised."""
+    frozen: bool = False
+    """Whether it takes no gradient; it is initialised like any other."""
+    alike: int = field(default=0, compare=False, repr=False)
+    """The same number for all sites of a survey that differ in name and depth alone; 0 where that is not known."""
 
     @property
     def role(self) -> str:

@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from initconf import files, laws, registry
 from initconf.errors import Problem
+from initconf.owners import Found
 from initconf.plan import Entry, Plan
 from initconf.resets import reset_values
-from initconf.survey import Found
 
 _BY_LAW = (
     laws.Keep,

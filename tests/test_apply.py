@@ -17,6 +17,7 @@ import initconf
 from initconf import registry, sampling
 from initconf.errors import ApplyError, CompileError
 from initconf.laws import Custom, Normal
+from initconf.survey import survey
 from tests.conftest import ZOO, gpt, lstm, mlp, padded, tied_gpt, untouched
 
 
@@ -251,7 +252,16 @@ def test_tensors_of_a_class_of_their_own_are_refused():
         pass
 
     model = Holder(torch.zeros(3, 3).as_subclass(Tagged))
-    plan = initconf.compile(model, NORMAL)
+    with pytest.raises(CompileError) as caught:
+        initconf.compile(model, NORMAL)
+    assert str(caught.value) == (
+        "weight: values of a Tagged are not drawn (a tensor of a class of its own)\n"
+        "  -> keep them: 'init.rules.kept={glob: weight, initializer: keep}'"
+    )
+    initconf.initialize(model, NORMAL | {"rules": {"kept": {"glob": "weight", "initializer": "keep"}}})
+    assert type(model.weight) is Tagged
+    assert not model.weight.any()
+    plan = initconf.compile(Holder(torch.zeros(3, 3)), NORMAL)
     assert refused(initconf.apply, model, plan) == ["weight: it is a Tagged, which this version cannot write"]
 
 
@@ -783,3 +793,69 @@ def test_initialize_can_verify_at_once(own_registry):
 
     with pytest.raises(ApplyError, match="not all values are finite"):
         initconf.initialize(mlp(), {"initializer": "endless", "unmatched": "keep"}, verify=True)
+
+
+# --- a model of transformers, whose `_init_weights` sets the modules below it --------------------------------------------------
+
+
+class _Scale(nn.Module):
+    """A class without a reset of its own."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(5))
+        self.A_log = nn.Parameter(torch.zeros(5))
+        self.bias = nn.Parameter(torch.ones(5))
+
+
+def pretrained():
+    """What `transformers` would hand over, without the package: known by the dotted name of the base class."""
+
+    def _init_weights(self, module):
+        if isinstance(module, _Scale):
+            module.weight.data.normal_(0, 3)
+            module.A_log.copy_(torch.log(torch.arange(1, 6)))
+
+    base = type("PreTrainedModel", (nn.Module,), {"__module__": "transformers.modeling_utils", "_init_weights": _init_weights})
+    model = type("Tiny", (base,), {})()
+    model.scale, model.fc = _Scale(), nn.Linear(5, 5)
+    return nn.ModuleDict({"inner": model, "outside": _Scale()})
+
+
+def test_module_default_asks_the_nearest_model_of_transformers():
+    model = pretrained()
+    found = {site.name: site.reset for site in survey(model)}
+    assert found == {
+        "inner.scale.weight": "_init_weights",
+        "inner.scale.A_log": "_init_weights",
+        "inner.scale.bias": None,  # which `_init_weights` leaves as it is
+        "inner.fc.weight": "reset_parameters",
+        "inner.fc.bias": "reset_parameters",
+        **dict.fromkeys(["outside.weight", "outside.A_log", "outside.bias"]),
+    }
+    assert not model["inner"].scale.A_log.any()  # nothing was written to find that out
+    spec = {"initializer": "module_default", "rules": {"rest": {"glob": "outside.*", "initializer": "zeros"}}}
+    spec["rules"]["all"] = {"glob": "inner.*[!s]", "initializer": "module_default"}
+    spec["rules"]["bias"] = {"glob": "inner.scale.bias", "initializer": "ones"}
+    spec["rules"]["fc"] = {"glob": "inner.fc.*", "initializer": "module_default"}
+    state = torch.get_rng_state()
+    initconf.initialize(model, spec)
+    assert torch.equal(state, torch.get_rng_state())
+    scale = model["inner"].scale
+    assert torch.equal(scale.A_log, torch.log(torch.arange(1, 6)))
+    assert scale.weight.abs().max() > 1.0
+    assert not torch.equal(scale.weight, initconf.initialize(pretrained(), spec, seed=1).model["inner"].scale.weight)
+    again = initconf.initialize(pretrained(), spec).model["inner"].scale
+    assert torch.equal(scale.weight, again.weight)
+
+
+def test_module_default_of_what_nobody_sets_is_an_error_before_the_first_write():
+    model = pretrained()
+    spec = {"initializer": "zeros", "unmatched": "keep", "rules": {"a": {"match": ".*bias", "initializer": "module_default"}}}
+    with pytest.raises(CompileError) as caught:
+        initconf.compile(model, spec)
+    assert str(caught.value) == (
+        "init.rules.a.initializer  (a mapping in Python): inner.scale.bias, outside.bias: module_default cannot serve it: "
+        "_Scale has neither reset_parameters nor _reset_parameters\n"
+        "  -> {name: module_default, otherwise: keep} keeps the values that are there"
+    )

@@ -16,12 +16,12 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 ORDER = """
     errors files expressions patterns laws/ quadrature curves callables activations
     spec registry
-    sites layouts third_party parametrized survey origins tracing
+    sites layouts third_party parametrized owners resets survey origins tracing
     initializers/
     hyper/
     reading provenance composing loading
     rules choices diagnosis plan compiler
-    sampling resets walk report apply
+    sampling walk report apply
     lab/ cli/ _hydra/ __main__
 """.split()
 DOORS = {"cli/", "lab/", "_hydra/"}  # they may use the public names, `import initconf`, as a user would

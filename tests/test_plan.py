@@ -148,6 +148,7 @@ CHANGES = {
     "assumed": ("role",),
     "effective": "exact",
     "fed_by": "body.1",
+    "frozen": True,
 }
 
 

@@ -13,7 +13,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 import initconf
 from initconf.errors import CompileError
-from initconf.survey import CONTAINERS, FLAT, NORMALISED, WRAPPERS, parameters, survey
+from initconf.owners import CONTAINERS, FLAT, NORMALISED, WRAPPERS, parameters
+from initconf.survey import survey
 
 
 def mlp():

@@ -9,7 +9,7 @@ from conftest import gpt, untouched
 from torch import nn
 
 import initconf
-from initconf.survey import parameters
+from initconf.owners import parameters
 from initconf.tracing import trace
 
 

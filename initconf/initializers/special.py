@@ -23,7 +23,8 @@ def keep(site: Site) -> Law:
 def module_default(site: Site, otherwise: Literal["error", "keep"] = "error") -> Law:
     """What the owning module's own `reset_parameters` (else `_reset_parameters`) gives, run on a copy with a keyed generator.
 
-    `otherwise` says what happens where the module has neither: an InitConfError, or the values are kept.
+    Where the owner has neither and lies in a model of transformers, that model's `_init_weights` is run on the copy, if it sets
+    the parameter. `otherwise` says what happens where nothing sets it: an InitConfError, or the values are kept.
     """
     if site.reset is not None:
         return ModuleDefault(site.reset)

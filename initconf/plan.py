@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -76,6 +77,10 @@ class Entry:
     def label(self) -> str:
         """The name, with the block in brackets."""
         return f"{self.name}[{self.block}]" if self.block else self.name
+
+    @property
+    def numel(self) -> int:
+        return math.prod(self.shape)
 
     def leaves(self) -> tuple[Entry, ...]:
         """The entries that are written: the blocks, or the entry itself."""
@@ -242,7 +247,7 @@ class Plan:
 
     def summary(self) -> str:
         """One line: how many parameters and values, the seed, what was assumed."""
-        values = sum(_numel(entry.shape) for entry in self.entries)
+        values = sum(entry.numel for entry in self.entries)
         guessed = sum(bool(entry.assumed) for entry in self.entries)
         said = f"{len(self.entries)} parameters, {values:,} values, seed {self.seed}, plan {self.fingerprint()}"
         return said + (f", {guessed} assumed (~)" if guessed else "")
@@ -290,13 +295,6 @@ def _show(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:.6g}" if isinstance(value, float) else str(value)
-
-
-def _numel(shape: tuple[int, ...]) -> int:
-    total = 1
-    for n in shape:
-        total *= n
-    return total
 
 
 def joined(blocks: tuple[Entry, ...], axis: int) -> Blocks:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, field
-from statistics import NormalDist
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
-from initconf.errors import ApplyError, Problem
+from initconf import sampling, shards, threads
+from initconf.errors import ApplyError, InitConfError, Problem
 from initconf.laws import Constant, Keep, Orthogonal
+from initconf.moments import Moments, unlikely
 from initconf.owners import parameters
 from initconf.plan import Entry, Plan, align
+from initconf.shards import Here, pieces
+from initconf.threads import Task
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -50,16 +55,33 @@ class Report:
 
     @property
     def rows(self) -> list[Row]:
-        """A row for each entry that was written, in the order of the plan."""
+        """A row for each entry that was written, in the order of the plan; of a sharded parameter the values that lie here."""
+        return [_row(entry, found) for entry, found in zip(self.plan.leaves(), self._moments(), strict=True)]
+
+    def _moments(self) -> list[Moments]:
+        """What the values in the model are now."""
         found = parameters(self.model)
-        return [_measure(entry, values(entry, found[entry.name].parameter)) for entry in self.plan.leaves()]
+        leaves = list(self.plan.leaves())
+        gathered = [Moments(entry.mean or 0.0) for entry in leaves]
+
+        def tasks() -> Iterator[Task]:
+            for i, entry in enumerate(leaves):
+                for part in values(entry, found[entry.name].parameter):
+                    for _, piece in pieces(part, sampling.CHUNK):
+                        yield Task(partial(_gather, entry.mean or 0.0, piece), piece.numel(), (i,))
+
+        def done(task: Task, made: Any) -> None:
+            gathered[task.entries[0]].join(made)
+
+        threads.run(tasks(), threads.count(None), done)
+        return gathered
 
     def verify(self) -> Report:
         """Hold the values in the model against the laws of the plan.
 
         Means and standard deviations by tests that let a right model fail once in 10^9 times; bounds, constants, padding rows,
         orthogonality and finiteness exactly, up to the dtype's rounding. What the plan cannot know (`keep`, `module_default`,
-        plain functions) must only be finite.
+        plain functions) must only be finite. Of a sharded parameter each process looks at the values that lie with it.
 
         How small an error is found depends on the number n of values: a mean that is off by 7 std/sqrt(n), a standard
         deviation that is off by 5/sqrt(n) of itself (20 percent for 625 values, 5 for 10,000). A handful tells little.
@@ -68,17 +90,12 @@ class Report:
         """
         found = parameters(self.model)
         entries = list(self.plan.leaves())
-        chance = FAMILY / (4 * max(1, len(entries)))
-        problems = []
-        for entry in entries:
-            if entry.name not in found:
-                problems.append(Problem("the model has no such parameter", entry.label))
-                continue
-            parameter = found[entry.name].parameter
-            problems += [Problem(text, entry.label) for text in _check(entry, values(entry, parameter), chance)]
-            padded = entry.zero_row is not None and not isinstance(entry.law, Keep) and not parameter.is_meta
-            if padded and bool(parameter[entry.zero_row].any()):
-                problems.append(Problem(f"the padding row {entry.zero_row} is not zero", entry.label))
+        missing = [entry for entry in entries if entry.name not in found]
+        problems = [Problem("the model has no such parameter", entry.label) for entry in missing]
+        if not problems:
+            chance = FAMILY / (4 * max(1, len(entries)))
+            for entry, moments in zip(entries, self._moments(), strict=True):
+                problems += [Problem(text, entry.label) for text in _check(entry, found[entry.name].parameter, moments, chance)]
         if problems:
             raise ApplyError(problems)
         return self
@@ -93,79 +110,56 @@ class Report:
         return "\n".join(align(lines, [False] + [True] * (len(head) - 1)))
 
 
-def values(entry: Entry, parameter: Tensor) -> Tensor:
-    """The part of a parameter that an entry speaks of, without the row that stays zero."""
-    part = parameter.detach()
-    if entry.block is not None:
-        part = part.narrow(entry.axis, entry.start, entry.shape[entry.axis])
-    if entry.zero_row is not None:
+def values(entry: Entry, parameter: Tensor) -> list[Tensor]:
+    """The parts of a parameter that an entry speaks of and that lie here, without the row that stays zero."""
+    return [] if parameter.is_meta else _part(entry, parameter).without(entry.zero_row)
+
+
+def _part(entry: Entry, parameter: Tensor) -> Here:
+    try:
+        whole = shards.here(parameter)
+    except InitConfError:  # a tensor of a class of its own, which can only be kept
+        return Here(parameter.detach().new_empty(0), (0,))
+    return whole if entry.block is None else whole.narrow(entry.axis, entry.start, entry.shape[entry.axis])
+
+
+def _gather(about: float, piece: Tensor, source: object) -> Moments:
+    return Moments(about).add(piece)
+
+
+def _row(entry: Entry, found: Moments) -> Row:
+    low, high = (found.low, found.high) if found.count else (math.nan, math.nan)
+    moments = (found.count, entry.mean, entry.std, found.mean, found.std, low, high)
+    return Row(entry.name, entry.block, entry.rule, entry.initializer, *moments)
+
+
+def _check(entry: Entry, parameter: Tensor, found: Moments, chance: float) -> list[str]:
+    """What is not as planned; each statistical test fails on right values with the given chance."""
+    if parameter.is_meta:
+        return ["it is on meta and has no values"] if parameter.numel() else []
+    part = _part(entry, parameter)
+    said = []
+    if entry.zero_row is not None and not isinstance(entry.law, Keep):
+        row = part.row(entry.zero_row)
+        if row is not None and bool(row.any()):
+            said.append(f"the padding row {entry.zero_row} is not zero")
+    if not found.finite:
+        return ["not all values are finite", *said]
+    if entry.effective == "transformed" or not found.count:  # by a parametrisation: not what was assigned
+        return said
+    law, dtype = entry.law, part.tensor.dtype
+    if isinstance(law, Constant):
+        wanted = float(part.tensor.new_tensor(law.value))
+        if any(not math.isclose(x, wanted, rel_tol=1e-5 if entry.effective else 0) for x in (found.low, found.high)):
+            said.insert(0, f"not all values are {law.value:g}")
+        return said
+    said = [*unlikely(law, found, dtype, chance), *said]
+    if isinstance(law, Orthogonal) and part.ranges is None and found.count <= _WHOLE_CHECK:
         import torch
 
-        part = torch.cat([part[: entry.zero_row], part[entry.zero_row + 1 :]])
-    return part
-
-
-def _measure(entry: Entry, part: Tensor) -> Row:
-    import torch
-
-    n = part.numel()
-    mean, std, low, high = (math.nan,) * 4
-    if n:
-        wide = part.to(torch.complex128 if part.is_complex() else torch.float64)
-        size = wide.abs() if part.is_complex() else wide
-        mean, std = float(wide.mean().real), float(wide.std(correction=0))
-        low, high = float(size.min()), float(size.max())
-    return Row(entry.name, entry.block, entry.rule, entry.initializer, n, entry.mean, entry.std, mean, std, low, high)
-
-
-def _check(entry: Entry, part: Tensor, chance: float) -> list[str]:
-    """What is not as planned; each statistical test fails on right values with the given chance."""
-    import torch
-
-    n = part.numel()
-    if not n:
-        return []
-    if part.is_meta:
-        return ["it is on meta and has no values"]
-    if not bool(torch.isfinite(part).all()):
-        return ["not all values are finite"]
-    if entry.effective == "transformed":  # by a parametrisation: the effective weight is not what was assigned
-        return []
-    law, said = entry.law, []
-    if isinstance(law, Constant):
-        wanted = torch.tensor(law.value, dtype=part.dtype, device=part.device)
-        same = torch.isclose(part, wanted, rtol=1e-5) if entry.effective else part == wanted
-        return [] if bool(same.all()) else [f"not all values are {law.value:g}"]
-    if entry.mean is None or entry.std is None:
-        return []
-    row = _measure(entry, part)
-    step = torch.finfo(part.dtype).eps
-    low, high = law.bounds
-    tiny = step * torch.finfo(part.dtype).smallest_normal
-    slack = step * max(abs(b) for b in (low, high, entry.std) if math.isfinite(b)) + tiny
-    if row.low < low - slack or row.high > high + slack:
-        said.append(f"values from {row.low:.6g} to {row.high:.6g}, outside of the law's bounds [{low:.6g}, {high:.6g}]")
-    rounding = step * (abs(entry.mean) + entry.std) + tiny
-    tails = law.kurtosis - 1 if law.kurtosis > 3 else 1.0
-    if abs(row.mean - entry.mean) > -NormalDist().inv_cdf(chance) * entry.std * math.sqrt(tails / n) + rounding:
-        said.append(f"mean {row.mean:.6g} of {n} values, and the law's mean is {entry.mean:.6g}")
-    spread = math.sqrt(row.std**2 + (row.mean - entry.mean) ** 2)
-    nearest = min(max(entry.std, spread - rounding), spread + rounding)
-    if _surprise(nearest, entry.std, n) > -math.log(chance) * tails:
-        said.append(f"standard deviation {row.std:.6g} of {n} values, and the law's is {entry.std:.6g}")
-    if isinstance(law, Orthogonal) and n <= _WHOLE_CHECK:
-        said += _check_orthogonal(law, part, step)
+        rest = part.without(entry.zero_row)
+        said += _check_orthogonal(law, torch.cat(rest) if len(rest) > 1 else rest[0], torch.finfo(dtype).eps)
     return said
-
-
-def _surprise(spread: float, std: float, n: int) -> float:
-    """How unlikely such a spread of n values about their law's mean is, in nats: Chernoff's bound, which holds for every n."""
-    if spread == std:
-        return 0.0
-    if not spread or not std:
-        return math.inf
-    ratio = (spread / std) ** 2
-    return n / 2 * (ratio - 1 - math.log(ratio))
 
 
 def _check_orthogonal(law: Orthogonal, part: Tensor, step: float) -> list[str]:

@@ -635,7 +635,10 @@ def test_a_failure_half_way_says_what_was_written(own_registry):
     (said,) = refused(
         initconf.initialize, model, {"initializer": "moody", "rules": {"b": {"role": "bias", "initializer": "zeros"}}}
     )
-    text = "head.weight: moody: ValueError: not today; 4 of 6 parameters were written before"
+    text = (
+        "head.weight: moody: ValueError: not today; 2 of 6 parameters are written whole, "
+        "and not body.0.bias, body.2.bias, head.weight and 1 more"
+    )
     assert said == f"{text}\n  -> mend it and apply the plan again"
     assert bool((model.body[0].weight == 1).all())
     assert torch.equal(model.head.weight.detach(), head)
@@ -855,7 +858,7 @@ def test_module_default_of_what_nobody_sets_is_an_error_before_the_first_write()
     with pytest.raises(CompileError) as caught:
         initconf.compile(model, spec)
     assert str(caught.value) == (
-        "init.rules.a.initializer  (a mapping in Python): inner.scale.bias, outside.bias: module_default cannot serve it: "
+        "init.rules.a.initializer  (python): inner.scale.bias, outside.bias: module_default cannot serve it: "
         "_Scale has neither reset_parameters nor _reset_parameters\n"
         "  -> {name: module_default, otherwise: keep} keeps the values that are there"
     )

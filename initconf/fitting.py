@@ -1,0 +1,114 @@
+"""Whether a plan and a model fit together: all that is asked before the first write."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from initconf import shards
+from initconf.errors import ApplyError, InitConfError, Problem, listed
+from initconf.laws import Keep
+from initconf.owners import Found, tensor_class
+from initconf.plan import Entry, Plan
+
+AGAIN = "compile the plan for this model"
+
+
+def check(plan: Plan, found: Mapping[str, Found], device: object, others: Collection[str] = ()) -> None:
+    """Raise ApplyError, with every problem, unless each entry can be written.
+
+    Args:
+        found: the model's parameters by name.
+        device: where parameters that are on meta will be put, None if they stay.
+        others: parameters that the plan leaves out on purpose.
+    """
+    ties: dict[int, list[str]] = {}
+    for name, where in found.items():
+        ties.setdefault(where.identity, []).append(name)
+    planned = {name for entry in plan.entries for name in (entry.name, *entry.aliases)}
+    problems = _overlaps(found)
+    missing = [entry.name for entry in plan.entries if entry.name not in found]
+    if missing:
+        problems.append(Problem(_said("the model has no such parameter", missing), listed(missing), remedy=AGAIN))
+    for entry in plan.entries:
+        if entry.name not in found:
+            continue
+        where = found[entry.name]
+        if (entry.aliases or len(ties[where.identity]) > 1) and (wrong := _wrong_ties(entry, ties[where.identity], planned)):
+            problems.append(wrong)
+        elif said := _wrong(entry, where, device):
+            problems.append(Problem(said[0], entry.name, remedy=said[1]))
+    unknown = [name for name in found if name not in planned and name not in others]
+    if unknown:
+        problems.append(Problem(_said("the plan does not know it", unknown), listed(unknown), remedy=AGAIN))
+    if problems:
+        raise ApplyError(problems)
+
+
+def _said(text: str, names: list[str]) -> str:
+    return text if len(names) == 1 else text.replace("parameter", "parameters").replace(" it", " them")
+
+
+def _wrong_ties(entry: Entry, here: list[str], planned: set[str]) -> Problem | None:
+    names, tied = {entry.name, *entry.aliases}, set(here)
+    if not (names - tied or (tied - names) & planned):
+        return None
+    others = ", ".join(sorted(names - tied or tied - names))
+    one, other = ("plan", "model") if names - tied else ("model", "plan")
+    return Problem(f"in the {one} it is tied to {others}, and in the {other} it is not", entry.name, remedy=AGAIN)
+
+
+def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None] | None:
+    """What is wrong with one parameter, and what to do about it."""
+    parameter = where.parameter
+    if parameter.shape != entry.shape:
+        return f"its shape is {tuple(parameter.shape)}, and the plan is for {entry.shape}", AGAIN
+    kept = all(isinstance(leaf.law, Keep) for leaf in entry.leaves())
+    if parameter.is_meta:
+        if device is None:
+            return "it is on meta and has no memory", "say where it shall be: device='cpu'"
+        if where.effective is not None:
+            return "it is parametrised, and on meta", "materialise the model with to_empty(device=...) first"
+        if any(isinstance(leaf.law, Keep) for leaf in entry.leaves()):
+            return "it is on meta and has no values to keep", AGAIN
+    elif tensor_class(parameter) is not None:
+        try:
+            shards.here(parameter)
+        except InitConfError as error:
+            return None if kept else (str(error), None)
+    elif not parameter.is_contiguous() and any(
+        s == 0 and n > 1 for s, n in zip(parameter.stride(), parameter.shape, strict=True)
+    ):
+        return "several of its elements share memory (it is expanded)", "clone() it first"
+    return None
+
+
+def _overlaps(found: Mapping[str, Found]) -> list[Problem]:
+    """Parameters that are not the same tensor and yet share memory: the later write would spoil the earlier."""
+    spans: dict[int, list[tuple[int, int, str]]] = {}
+    seen: set[int] = set()
+    for name, where in found.items():
+        p = where.parameter
+        if where.effective is not None or p.is_meta or where.identity in seen or tensor_class(p) is not None:
+            continue
+        seen.add(where.identity)
+        if p.layout is torch.strided and (length := _extent(p)):
+            start = p.data_ptr()
+            spans.setdefault(p.get_device(), []).append((start, start + length * p.element_size(), name))
+    remedy = "make it one tensor under two names, or give it memory of its own"
+    return [
+        Problem(f"it shares memory with {first[2]}, and is another tensor", second[2], remedy=remedy)
+        for held in spans.values()
+        for first, second in itertools.pairwise(sorted(held))
+        if second[0] < first[1]
+    ]
+
+
+def _extent(p: Tensor) -> int:
+    """How many elements lie between its first and its last one."""
+    if p.is_contiguous() or not p.numel():
+        return p.numel()
+    return 1 + sum((n - 1) * s for n, s in zip(p.shape, p.stride(), strict=True))

@@ -1,0 +1,24 @@
+"""A bar on stderr while values are written."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from initconf.plan import Plan
+
+
+@contextmanager
+def shown(plan: Plan, wanted: bool) -> Iterator[Callable[[int], None]]:
+    """Where to report how many values were written; nothing is shown unless it is wanted."""
+    if not wanted:
+        yield lambda size: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn("initialising"), BarColumn(), MofNCompleteColumn(), TextColumn("values"), TimeRemainingColumn())
+    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+        task = bar.add_task("", total=sum(entry.numel for entry in plan.entries))
+        yield lambda size: bar.advance(task, size)

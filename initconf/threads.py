@@ -1,0 +1,127 @@
+"""Working through tasks in several threads, each with one intra-op thread and memory of its own."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from initconf.errors import ApplyError, Problem
+from initconf.sampling import Source
+
+VARIABLE = "INITCONF_THREADS"
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """Some elements to be written, which depend on nothing that another task does."""
+
+    work: Callable[[Source], Any]
+    size: int
+    entries: tuple[int, ...]
+    """The places in the plan of the parameters that it writes."""
+
+
+class Failed(Exception):
+    """Parameters (by their places in the plan) could not be written; the cause is what was raised."""
+
+    def __init__(self, entries: tuple[int, ...]):
+        super().__init__()
+        self.entries = entries
+
+
+def count(asked: int | None) -> int:
+    """How many threads to use: the argument, else the environment's INITCONF_THREADS, else as many as torch has."""
+    said: Any = asked if asked is not None else os.environ.get(VARIABLE) or torch.get_num_threads()
+    where = "threads" if asked is not None else VARIABLE
+    try:
+        number = int(said)
+    except (TypeError, ValueError):
+        number = 0
+    if number < 1 or isinstance(said, (bool, float)):
+        raise ApplyError(Problem("not a number of threads", where, repr(said), remedy="give 1 or more"))
+    return number
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """One intra-op thread, so that the bits of what sums in parallel do not depend on how many there are."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+def run(tasks: Iterable[Task], threads: int, done: Callable[[Task, Any], None]) -> None:
+    """Do all tasks; `done` hears of each, one at a time, with what its work returned.
+
+    Raises Failed for the first task that fails, once all threads have stopped; so does Ctrl-C.
+    """
+    with one_thread():  # set_num_threads writes a default of the whole process: it is put back after the workers are gone
+        if threads == 1:
+            source = Source()
+            for task in tasks:
+                try:
+                    made = task.work(source)
+                except Exception as error:
+                    raise Failed(task.entries) from error
+                done(task, made)
+            return
+        _Crew(iter(tasks), done).work(threads)
+
+
+class _Crew:
+    """Threads that take their tasks from one iterator."""
+
+    def __init__(self, tasks: Iterator[Task], done: Callable[[Task, Any], None]):
+        self.tasks, self.done = tasks, done
+        self.lock, self.stop = threading.Lock(), False
+        self.error: BaseException | None = None
+
+    def work(self, threads: int) -> None:
+        crew = [threading.Thread(target=self._member, name=f"initconf-{i}", daemon=True) for i in range(threads)]
+        try:
+            for member in crew:
+                member.start()
+            for member in crew:
+                while member.is_alive():  # with a limit, so that Ctrl-C is heard
+                    member.join(0.1)
+        finally:
+            self.stop = True
+            for member in crew:
+                if member.ident is not None:
+                    member.join()
+        if self.error is not None:
+            raise self.error
+
+    def _member(self) -> None:
+        torch.set_num_threads(1)
+        source = Source()
+        task: Task | None = None
+        made = None
+        while True:
+            try:
+                with self.lock:
+                    if task is not None:
+                        self.done(task, made)
+                    if self.stop or (task := next(self.tasks, None)) is None:
+                        return None
+            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+                return self._fail(error)
+            try:
+                made = task.work(source)
+            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+                failed = Failed(task.entries)
+                failed.__cause__ = error
+                return self._fail(failed)
+
+    def _fail(self, error: BaseException) -> None:
+        self.error = self.error or error
+        self.stop = True

@@ -1,0 +1,241 @@
+"""From a plan's entries to tasks: which elements are written where, and by which work."""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from initconf import files, registry, sampling, shards
+from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
+from initconf.owners import Found
+from initconf.plan import Entry
+from initconf.resets import reset_values, wide
+from initconf.sampling import Source
+from initconf.shards import Here, pieces
+from initconf.threads import Task, one_thread
+
+SMALL = 1 << 12
+"""Parameters of fewer elements are written together: each by itself would cost more than its values do."""
+SHORT = 1 << 10
+"""Runs of fewer elements than this are cut out of whole rows: to jump costs as much as to make them."""
+_BUNCH = 256
+"""How many small parameters go into one task."""
+
+
+@dataclass
+class Writer:
+    """Makes the tasks that write a plan into a model."""
+
+    seed: int
+    owners: Mapping[str, Found]
+    """Where each entry's parameter is written."""
+    whole: set[int] = field(default_factory=set)
+    """The places in the plan of the parameters all of whose tasks were given out."""
+    begun: Counter[int] = field(default_factory=Counter)
+    ended: Counter[int] = field(default_factory=Counter)
+    """How many tasks of each were given out, and done."""
+    _bunches: dict[Any, _Bunch] = field(default_factory=dict)
+    _matrix: threading.Lock = field(default_factory=threading.Lock)
+    """Of sharded parameters one whole matrix at a time is made: the others would not fit."""
+
+    def tasks(self, entries: Iterable[tuple[int, Entry]]) -> Iterator[Task]:
+        """The tasks of many parameters: (place in the plan, entry) each."""
+        for task in self._tasks(entries):
+            self.begun.update(task.entries)
+            yield task
+
+    def _tasks(self, entries: Iterable[tuple[int, Entry]]) -> Iterator[Task]:
+        for i, entry in entries:
+            if isinstance(entry.law, Keep):
+                self.whole.add(i)
+                continue
+            parameter = self.owners[entry.name].parameter
+            if not entry.blocks and entry.law.elementwise and parameter.numel() < SMALL and self._gathered(i, entry, parameter):
+                if len(self._bunches[entry.law, parameter.dtype].entries) == _BUNCH:
+                    yield self._together(self._bunches.pop((entry.law, parameter.dtype)))
+                continue
+            whole = shards.here(parameter)
+            for leaf in entry.leaves():
+                part = whole if leaf.block is None else whole.narrow(leaf.axis, leaf.start, leaf.shape[leaf.axis])
+                yield from self._leaf(i, leaf, part)
+            self.whole.add(i)
+        while self._bunches:
+            yield self._together(self._bunches.popitem()[1])
+
+    def _together(self, bunch: _Bunch) -> Task:
+        self.whole.update(bunch.entries)
+        return bunch.task()
+
+    def done(self, task: Task, made: Any) -> None:
+        """Take note of a task that is done."""
+        self.ended.update(task.entries)
+
+    def written(self) -> set[int]:
+        """The places in the plan of the parameters all of whose elements are written."""
+        return {i for i in self.whole if self.begun[i] == self.ended[i]}
+
+    def _gathered(self, i: int, entry: Entry, parameter: Tensor) -> bool:
+        """Whether a small parameter could be put with others of its law."""
+        if type(parameter) is not torch.nn.Parameter or not parameter.is_cpu or not parameter.is_contiguous():
+            return False
+        key = sampling.key(self.seed, entry.name, entry.law.stream) if not isinstance(entry.law, Constant) else b""
+        bunch = self._bunches.get((entry.law, parameter.dtype))
+        if bunch is None:
+            bunch = self._bunches[entry.law, parameter.dtype] = _Bunch(entry.law, parameter.dtype)
+        bunch.entries.append(i)
+        bunch.keys.append(key)
+        bunch.targets.append(parameter.detach().view(-1))
+        return True
+
+    def _leaf(self, i: int, leaf: Entry, part: Here) -> Iterator[Task]:
+        law, size = leaf.law, part.tensor.numel()
+        if isinstance(law, Keep) or not size:
+            return
+        key = sampling.key(self.seed, leaf.name, law.stream or leaf.block)
+        if isinstance(law, Constant):
+            for _, piece in pieces(part.tensor, sampling.CHUNK):
+                yield Task(partial(_fill, piece, law.value), piece.numel(), (i,))
+        elif isinstance(law, Construction):
+            yield Task(partial(self._construct, law, key, part), size, (i,))
+        elif law.elementwise:
+            for first, view in _views(part):
+                yield Task(partial(draw, law, key, first, view), view.numel(), (i,))
+        else:
+            yield Task(partial(self._alone, leaf, part, key), size, (i,))
+
+    def _construct(self, law: Construction, key: bytes, part: Here, source: Source) -> None:
+        if part.ranges is None:
+            part.tensor.copy_(sampling.construct(law, key, part.tensor.dtype))
+            return
+        with self._matrix:
+            part.tensor.copy_(part.of(sampling.construct(law, key, part.tensor.dtype)))
+
+    def _alone(self, leaf: Entry, part: Here, key: bytes, source: Source) -> None:
+        """What runs somebody else's code, and so in the calling thread: a module's reset, a registered function, a file."""
+        law, where = leaf.law, self.owners[leaf.name]
+        if isinstance(law, Values):
+            part.tensor.copy_(part.of(files.contents(law.path)[law.key].read()))
+            return
+        with one_thread():
+            if isinstance(law, ModuleDefault):
+                made = reset_values(law, where, torch_seed(sampling.key(self.seed, leaf.name)))
+                if leaf.block is not None:
+                    made = made.narrow(leaf.axis, leaf.start, leaf.shape[leaf.axis])
+            elif isinstance(law, Custom):
+                made = _registered(law, leaf.shape, part.tensor, key)
+            else:
+                raise AssertionError(f"{law} was not refused")
+        part.tensor.copy_(part.of(made))
+
+
+def is_alone(entry: Entry) -> bool:
+    """Whether an entry is written by somebody else's code, which may use torch's global state."""
+    return any(isinstance(leaf.law, (Values, ModuleDefault, Custom)) for leaf in entry.leaves())
+
+
+def torch_seed(key: bytes) -> int:
+    return int.from_bytes(key[:8], "little") >> 1
+
+
+def _registered(law: Custom, shape: tuple[int, ...], like: Tensor, key: bytes) -> Tensor:
+    fresh = torch.full(shape, torch.nan, dtype=wide(like))
+    with torch.random.fork_rng(devices=[]):
+        before = torch.get_rng_state()
+        registry.find(law.name).fn(fresh, generator=torch.Generator().manual_seed(torch_seed(key)), **dict(law.settings))
+        if not torch.equal(before, torch.get_rng_state()):
+            raise RuntimeError("it draws from torch's global random state; it must draw from the generator that it is given")
+    if bool(torch.isnan(fresh).any()):
+        raise RuntimeError("it does not write every value of the tensor that it is given")
+    return fresh
+
+
+# --- elementwise laws ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class _Bunch:
+    """Small parameters of one law and dtype, which are made together."""
+
+    law: Law
+    dtype: torch.dtype
+    entries: list[int] = field(default_factory=list)
+    keys: list[bytes] = field(default_factory=list)
+    targets: list[Tensor] = field(default_factory=list)
+
+    def task(self) -> Task:
+        return Task(self._write, sum(target.numel() for target in self.targets), tuple(self.entries))
+
+    def _write(self, source: Source) -> None:
+        law = self.law
+        if isinstance(law, Constant):
+            for target in self.targets:
+                target.fill_(law.value)
+            return
+        counts = [target.numel() for target in self.targets]
+        v = source.memory(sum(counts) * law.per_value, sampling.working_dtype(self.dtype))
+        made = law.quantile(source.several(self.keys, [n * law.per_value for n in counts], v))
+        torch._foreach_copy_(self.targets, made.split(counts))  # type: ignore[no-untyped-call]
+
+
+def _fill(target: Tensor, value: float, source: Source) -> None:
+    target.fill_(value)
+
+
+def draw(law: Law, key: bytes, first: int, view: Tensor | _Cut, source: Source) -> None:
+    """Write the elements of a law from number `first` on, in the logical order of a tensor."""
+    if isinstance(view, _Cut):
+        made = sampling.values(law, key, first, view.rows * view.row, view.target.dtype, source)
+        view.target.copy_(made.view(view.rows, view.size, -1).index_select(1, view.index).view(-1))
+    elif law.per_value == 1 and view.is_cpu and view.is_contiguous() and view.dtype == sampling.working_dtype(view.dtype):
+        flat = view.view(-1)
+        if (made := law.quantile(source.at(key, first, flat))) is not flat:
+            flat.copy_(made)  # a user's law may give its values in memory of their own
+    else:
+        view.copy_(sampling.values(law, key, first, view.numel(), view.dtype, source).view(view.shape))
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """Elements cut out of whole rows."""
+
+    target: Tensor
+    rows: int
+    size: int
+    """The length of the axis that is cut."""
+    row: int
+    """The elements of a row."""
+    index: Tensor
+    """Which places of the axis are kept."""
+
+    def numel(self) -> int:
+        return self.target.numel()
+
+
+def _views(part: Here) -> Iterator[tuple[int, Tensor | _Cut]]:
+    """(number of the first element in the whole, where to write): pieces of at most a chunk."""
+    if part.ranges is None:
+        yield from pieces(part.tensor, sampling.CHUNK)
+        return
+    if not part.tensor.is_contiguous():
+        raise RuntimeError("its shard is not contiguous in memory")
+    flat, end = part.tensor.view(-1), 0
+    if (cut := part.cut(SHORT)) is not None and cut.row <= sampling.CHUNK:
+        index = torch.tensor(cut.kept)
+        for first, count in cut.runs:
+            many = max(1, sampling.CHUNK // cut.row)
+            for row in range(0, count // cut.row, many):
+                rows = min(many, count // cut.row - row)
+                size = rows * len(cut.kept) * (cut.row // cut.size)
+                yield first + row * cut.row, _Cut(flat[end : end + size], rows, cut.size, cut.row, index)
+                end += size
+        return
+    for first, count in part.runs():
+        yield from pieces(flat[end : end + count], sampling.CHUNK, first)
+        end += count

@@ -148,7 +148,8 @@ class _Checked(FileConfigSource):
 
     def load_config(self, config_path: str) -> ConfigResult:
         place = label(Path(self.path) / self._normalize_file_name(config_path))
-        check(text_of(Path(place)), place, scheme=config_path.startswith("init/"))
+        group = config_path.rpartition("/")[0]
+        check(text_of(Path(place)), place, group.replace("/", "."), scheme=group.partition("/")[0] == "init")
         return super().load_config(config_path)
 
 

@@ -378,8 +378,8 @@ def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
         return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
     if (found := by_name(name, tuple(parameter.shape))) is not None:
         # Not `module.weight`: of a parametrised one that would be computed, and spectral_norm learns from every call.
-        made = "weight" in (module._modules.get("parametrizations") or ())
-        carries = found.role == "bias" and (made or module._parameters.get("weight") is not None)
+        chains: Any = module._modules.get("parametrizations") or ()
+        carries = found.role == "bias" and ("weight" in chains or module._parameters.get("weight") is not None)
         return replace(found, fans_of="weight" if carries else None, assumed=guess)
     if "embedding" in kind.lower() and parameter.ndim == 2 and name == "weight":
         return Layout(**{**EMBEDDING.__dict__, "assumed": guess})

@@ -244,13 +244,16 @@ def _defaults(value: Any, label: str | None) -> list[Any]:
         for name in _texts([*entry.items()] if isinstance(entry, dict) else entry):
             if leads_out(name):
                 raise SpecError(Problem(OUTSIDE[0], "init.defaults", shown(name), label, OUTSIDE[1]))
+    said = [key for entry in entries if isinstance(entry, dict) for key in entry]
+    if sorted(said, key=lambda key: str(key).startswith("override ")) != said:
+        text, remedy = "what its defaults override stands before what they choose", "put it behind"
+        raise SpecError(Problem(text, "init.defaults", shown(value), label, remedy))
     # A scheme brings both itself; else they make keys known, and `init/rules=[...]` possible.
     base: dict[str, Any] = {"optional schema@_here_": "base"}
     slot: dict[str, Any] = {"rules": []}
     front = []
     if not any(isinstance(e, str) and e != "_self_" for e in entries):
-        named = {key for entry in entries if isinstance(entry, dict) for key in entry}
-        front = [item for item in (base, slot) if not named & set(item)]
+        front = [item for item in (base, slot) if not set(said) & set(item)]
     return [*front, *entries, *([] if "_self_" in entries else ["_self_"])]
 
 

@@ -57,7 +57,7 @@ def parse(text: str, label: str, where: str = "init", *, lists: bool = False) ->
     `label` names the text and `where` the config path of its root. SpecError whatever the text is.
     """
     try:
-        check(text, label, lists=lists)
+        check(text, label, where, lists=lists)
         # OmegaConf's own reader takes 1e-3 for a number, which PyYAML's takes for a string.
         data = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
     except yaml.MarkedYAMLError as error:  # what only OmegaConf minds, such as a key that stands twice
@@ -71,11 +71,12 @@ def parse(text: str, label: str, where: str = "init", *, lists: bool = False) ->
     return plain(data, where, label)
 
 
-def check(text: str, label: str, *, lists: bool = False, scheme: bool = True) -> None:
+def check(text: str, label: str, where: str = "init", *, lists: bool = False, scheme: bool = True) -> None:
     """Refuse, before anything is built of it, a YAML text that is none, or that would be something else than it seems.
 
     SpecError for what is no YAML and no mapping (or, if `lists`, no list), for what grows without end, for a `${` that begins
-    no interpolation; and of a scheme also for a defaults list that leads out of its folder, and for numbers that YAML misreads.
+    no interpolation; and of a scheme also for a defaults list that leads out of its folder, for keys that are no strings and
+    for numbers that YAML misreads.
     """
     try:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -90,29 +91,29 @@ def check(text: str, label: str, *, lists: bool = False, scheme: bool = True) ->
         raise SpecError(Problem(f"cannot be read: {first_line(error)}", label)) from None
     except RecursionError:
         raise SpecError(Problem("cannot be read: it is nested too deeply", label)) from None
-    found: list[tuple[yaml.Node, tuple[str, str]]] = []
-    found += [(node, said) for node in _scalars(root) if (said := _misread(node, scheme)) is not None]
-    found += [(node, said) for node in _keys(root) if scheme and (said := _no_key(node)) is not None]
-    if scheme and isinstance(root, yaml.MappingNode):
-        found += [(node, OUTSIDE) for node in entries(root) if leads_out(node.value)]
-    if found:
-        raise SpecError([Problem(said[0], _line(label, node), _shown(node), None, said[1]) for node, said in found])
+    found: list[tuple[tuple[str, str] | None, str, yaml.Node]] = []
+    for path, node in _nodes(root, where):
+        if isinstance(node, yaml.ScalarNode):
+            found.append((_misread(node, scheme), path, node))
+        elif isinstance(node, yaml.MappingNode) and scheme:
+            found += [(_no_key(key), path, key) for key, _ in node.value]
+    if scheme:
+        found += [(OUTSIDE, f"{where}.defaults", entry) for entry in entries(root) if leads_out(entry.value)]
+    problems = []
+    for said, path, node in found:
+        if said is not None:
+            value = repr(node.value)[:100] if isinstance(node, yaml.ScalarNode) else None
+            problems.append(Problem(said[0], path, value, f"{label}:{node.start_mark.line + 1}", said[1]))
+    if problems:
+        raise SpecError(problems)
 
 
 def entries(root: yaml.Node | None) -> list[yaml.ScalarNode]:
     """All names in a defaults list."""
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
-    listed = [value for key, value in pairs if key.value == "defaults"]
-    nodes = [node for value in listed for node in (*_scalars(value), *_keys(value))]
-    return [node for node in nodes if isinstance(node, yaml.ScalarNode)]
-
-
-def _line(label: str, node: yaml.Node) -> str:
-    return f"{label}:{node.start_mark.line + 1}"
-
-
-def _shown(node: yaml.Node) -> str | None:
-    return repr(node.value)[:100] if isinstance(node, yaml.ScalarNode) else None
+    listed = [node for key, value in pairs if key.value == "defaults" for _, node in _nodes(value, "")]
+    keys = [key for node in listed if isinstance(node, yaml.MappingNode) for key, _ in node.value]
+    return [node for node in (*listed, *keys) if isinstance(node, yaml.ScalarNode)]
 
 
 OUTSIDE = (
@@ -175,27 +176,19 @@ def _children(node: yaml.Node | None) -> list[yaml.Node]:
     return [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
 
 
-def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
-    """Every node that is a value, once, in the order of the text."""
-    seen, todo = set(), [root]
+def _nodes(root: yaml.Node | None, where: str) -> Iterator[tuple[str, yaml.Node]]:
+    """Every node that is a value, once, in the order of the text, with its path."""
+    seen, todo = set(), [(where, root)]
     while todo:
-        node = todo.pop()
+        path, node = todo.pop()
         if node is None or id(node) in seen:
             continue
         seen.add(id(node))
-        yield node
+        yield path, node
         if isinstance(node, yaml.MappingNode):
-            todo += [value for _, value in reversed(node.value)]
+            todo += [(f"{path}.{key.value}".lstrip("."), value) for key, value in reversed(node.value)]
         elif isinstance(node, yaml.SequenceNode):
-            todo += reversed(node.value)
-
-
-def _keys(root: yaml.Node | None) -> list[yaml.Node]:
-    return [key for node in _nodes(root) if isinstance(node, yaml.MappingNode) for key, _ in node.value]
-
-
-def _scalars(root: yaml.Node | None) -> list[yaml.ScalarNode]:
-    return [node for node in _nodes(root) if isinstance(node, yaml.ScalarNode)]
+            todo += [(f"{path}[{i}]", value) for i, value in reversed([*enumerate(node.value)])]
 
 
 def yaml_problem(error: yaml.MarkedYAMLError, label: str | None = None) -> Problem:

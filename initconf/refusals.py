@@ -111,7 +111,11 @@ _TEXTS: list[tuple[str, str, str | None]] = [
         "its defaults name two of one kind",
         "a spec starts from one scheme, and names its rule files in one list: rules: [roles, head]",
     ),
-    (r"Duplicate _self_", "its defaults name _self_ twice", None),
+    (
+        r"Duplicate _self_",
+        "its defaults name _self_ twice",
+        "what stands behind _self_ is stronger than the file: name it once",
+    ),
     (
         r"Unsupported item value in defaults|must have a single|Unsupported type in defaults",
         "not a defaults list",
@@ -144,14 +148,16 @@ def hydra_problem(
         group, _, name = missing.rpartition("/")
         guilty = guilty or next((o for o in overrides if _key(o).partition("@")[0] == group and name in o), None)
         source = f"override {guilty!r}" if guilty else _file(said, loader, own, name)
-        kind = GROUPS.get(group, "configuration")
+        kind, (above, _, own_name) = GROUPS.get(group, "configuration"), group.rpartition("/")
+        if above and own_name not in (there := loader.list_groups(above)):
+            groups = [other for other in there if other != "schema"]
+            return Problem("there is no such group", "init.defaults", repr(own_name), source, did_you_mean(own_name, groups))
         return unknown(kind, group if guilty else "init.defaults", name, loader.get_group_options(group), source)
     source = f"override {guilty!r}" if guilty else _file(said, loader, own)
     key = _key(guilty) if guilty else "init"
     if key == "init.rules":
-        return Problem(
-            "the rules are a mapping", "init", None, source, "rule files are chosen with a slash: init/rules=[roles,head]"
-        )
+        slash = "rule files are chosen with a slash: init/rules=[roles,head]"
+        return Problem("the rules are a mapping", "init", None, source, slash)
     for pattern, text, remedy in _TEXTS:
         if (found := re.search(pattern, said)) is not None:
             it = found.groupdict().get("it") or ""
@@ -169,13 +175,13 @@ def _key(override: str) -> str:
 def _file(said: str, loader: Any, own: Own, name: str = "") -> str | None:
     """The file that Hydra was reading, of which its text says `In 'init/mine': ...`, and the line in which it names `name`."""
     match = re.match(r"In '?([^\s']+?)'?:? ", said)
-    path = match[1] if match else next(iter(own), "")
-    place = own.get(path) or (find(loader.get_sources(), path) if match else None)
-    if place is None:
-        return None
-    named = entries(yaml.compose(place[1], Loader=yaml.SafeLoader)) if isinstance(place[1], str) else []
-    line = next((node.start_mark.line + 1 for node in named if name and name in re.split(r"[\s/@]", node.value)), None)
-    return f"{place[0]}:{line}" if line else place[0]
+    read = (own.get(match[1]) or find(loader.get_sources(), match[1])) if match else None
+    places = [place for place in (read, *own.values()) if place is not None]
+    for label, content in places:  # what a file names may be chosen by the one that names the file
+        named = entries(yaml.compose(content, Loader=yaml.SafeLoader)) if name and isinstance(content, str) else []
+        if line := next((node.start_mark.line + 1 for node in named if name in re.split(r"[\s/@]", node.value)), None):
+            return f"{label}:{line}"
+    return places[0][0] if places else None
 
 
 # --- interpolations that do not resolve ------------------------------------------------------------------------------------
@@ -190,19 +196,19 @@ def resolving_problem(error: Exception, path: str | None, value: str | None, sou
         value, text, remedy = None, "it must be given a value, and has none (???)", f"write {path}=VALUE on the command line"
     elif isinstance(error, UnsupportedInterpolationType):
         name = said.rpartition(" ")[2]
-        text = f"no resolver is named {name!r}"
+        text, remedy = f"no resolver is named {name!r}", "an application registers its own before it loads"
         if own:
             text = f"a scheme cannot call the resolver {name!r}, only {', '.join(RESOLVERS[:4])}"
             remedy = "a number may be an expression; an application resolves its own, and gives its node: load(cfg.init)"
     elif isinstance(error, InterpolationToMissingValueError):
-        text = "it refers to a value that must be given, and has none (???)"
+        text, remedy = "it refers to a value that must be given, and has none (???)", "give that one a value"
     elif isinstance(error, InterpolationKeyError):
         found = re.search(r"Interpolation key '(.+?)' not found", said)
         text, remedy = (f"it refers to {found[1].lstrip('.')!r}, which is not there" if found else "it refers to nothing"), root
     elif isinstance(error, RecursionError) or said.startswith("Recursive"):
-        text = "it refers to itself, perhaps by way of others"
+        text, remedy = "it refers to itself, perhaps by way of others", "give one of them a value"
     elif "parent node" in said:
-        text = "it refers to what it stands in"
+        text, remedy = "it refers to what it stands in", root
     elif found := re.search(r"Environment variable '(.+?)' not found", said):
         text = f"the environment variable {found[1]!r} is not set"
         remedy = f"set it, or say what stands for it: ${{oc.env:{found[1]},VALUE}}"

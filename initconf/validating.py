@@ -156,5 +156,8 @@ def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
 
 def shown(value: Any) -> str:
     """A value in an error."""
-    text = repr(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python writes no integer of more than 4,300 digits
+        text = f"an integer of {value.bit_length()} bits" if isinstance(value, int) else f"a {type(value).__name__}"
     return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 import initconf
 from initconf import activations, registry
-from initconf.cli import COMMANDS, main
-from initconf.cli.completion import candidates, complete, unquoted
+from initconf.cli import COMMANDS, main, parsers
+from initconf.cli.completion import candidates, complete
+from initconf.cli.typed import unquoted
 from initconf.loading import rule_files, schemes
 from initconf.spec import ROLES, InitSpec, Rule
 from tests.command_line import shell, user
@@ -39,7 +40,7 @@ def offered(line: str) -> list[str]:
     """The words that are offered at the end of a line (which begins after `initconf`)."""
     out = io.StringIO()
     with contextlib.redirect_stdout(out):
-        assert complete(["--", *line.split(" ")]) == 0
+        assert complete(["--", *line.split(" ")], *parsers()) == 0
     return [one.partition("\t")[0] for one in out.getvalue().splitlines()]
 
 
@@ -180,15 +181,17 @@ def test_the_rules_of_an_application_are_offered(folder: Path) -> None:
     assert offered("show --config-dir conf --config-name nothing init.rules.he") == ["init.rules.head."]
 
 
+def explained(words: list[str]) -> dict[str, str]:
+    return dict(candidates(words, *parsers()))
+
+
 def test_candidates_are_explained() -> None:
-    told = dict(candidates(["plan", "init.rules.bias."]))
+    told = explained(["plan", "init.rules.bias."])
     assert told["init.rules.bias.glob="] == "A pattern with `*`, `?`, `[...]` for the whole name."
-    assert dict(candidates(["plan", "init=he"]))["init=he"].startswith("He et al., 2015 (arXiv:1502.01852): every layer keeps")
-    assert dict(candidates(["plan", "init.initializer=zeros"]))["init.initializer=zeros"] == "Every element is 0."
-    assert dict(candidates(["plan", "init.rules.bias.role=state"]))["init.rules.bias.role=state"].startswith(
-        "parameters of state"
-    )
-    assert dict(candidates(["sho"])) == {"show": COMMANDS["show"].help}
+    assert explained(["plan", "init=he"])["init=he"].startswith("He et al., 2015 (arXiv:1502.01852): every layer keeps")
+    assert explained(["plan", "init.initializer=zeros"])["init.initializer=zeros"] == "Every element is 0."
+    assert explained(["plan", "init.rules.bias.role=state"])["init.rules.bias.role=state"].startswith("parameters of state")
+    assert explained(["sho"]) == {"show": COMMANDS["show"].help}
 
 
 # --- what cannot happen ----------------------------------------------------------------------------------------------------
@@ -242,7 +245,7 @@ WORDS = st.lists(st.one_of(st.lists(st.sampled_from(PIECES), max_size=7).map("".
 def test_nothing_fails_and_nothing_else_is_printed(words: list[str]) -> None:
     out, err = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-        assert complete(["--", *words]) == 0
+        assert complete(["--", *words], *parsers()) == 0
     assert err.getvalue() == ""
     lines = out.getvalue().split("\n")
     assert lines.pop() == ""

@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 # themselves as long as they do not go round in circles.
 ORDER = """
     errors files expressions patterns docstrings laws/ quadrature curves callables activations
-    spec registry
+    checks spec registry
     sites layouts third_party parametrized owners resets survey origins tracing
     initializers/
     hyper/

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if words[:1] == ["__complete"]:  # what the scripts of `initconf completion` call
         from initconf.cli.completion import complete
 
-        return complete(words[1:])
+        return complete(words[1:], *parsers())
     try:
         return _run(_parse(words))
     except SystemExit as stop:  # argparse: help was shown, or the words make no command

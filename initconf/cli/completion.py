@@ -8,21 +8,16 @@ wrong, nothing else is printed.
 from __future__ import annotations
 
 import ast
-import shlex
 import sys
 import warnings
 from argparse import Action, ArgumentParser, Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from initconf.cli import COMMANDS, parsers
-
-Candidate = tuple[str, str]
-"""A whole word, and what it means."""
+from initconf.cli.typed import Candidate, Typed, read, unquoted
 
 
 def script(args: Namespace) -> Any:
@@ -33,50 +28,29 @@ def script(args: Namespace) -> Any:
     return Answer(text, [text.rstrip("\n")])
 
 
-def complete(words: Sequence[str]) -> int:
+def complete(words: Sequence[str], parser: ArgumentParser, commands: Mapping[str, ArgumentParser]) -> int:
     """Print the candidates for the last of these words, which a `--` may stand in front of."""
     found: list[Candidate] = []
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            found = candidates([unquoted(word) for word in words[words[:1] == ["--"] :]])
+            found = candidates([unquoted(word) for word in words[words[:1] == ["--"] :]], parser, commands)
     except (Exception, SystemExit):  # noqa: BLE001 - half a command line may be anything, and a prompt is no place to say so
         pass
     sys.stdout.write("".join(f"{word}\t{text}\n" for word, text in found))
     return 0
 
 
-def unquoted(word: str) -> str:
-    """A word as the shell will give it, whose quote may still be open."""
-    for close in ("", "'", '"'):
-        try:
-            return "".join(shlex.split(word + close)[:1])
-        except ValueError:
-            continue
-    return word
-
-
-@dataclass(frozen=True)
-class Typed:
-    """What stands on the line before the word at the cursor."""
-
-    options: dict[str, str]
-    """The values of options, by where argparse keeps them."""
-    words: list[str]
-    """All others."""
-    waiting: Action | None
-    """The option whose value is due."""
-
-
-def candidates(words: Sequence[str]) -> list[Candidate]:
-    """What the last of these words may become, given those before it."""
+def candidates(words: Sequence[str], parser: ArgumentParser, commands: Mapping[str, ArgumentParser]) -> list[Candidate]:
+    """What the last of these words may become, given those before it and the parsers of the whole and of each command."""
     *before, current = words or [""]
-    parser, commands = parsers()
     found: Iterable[Candidate] = []
     if before and before[0] in commands:
         found = _arguments(commands[before[0]], before[1:], current)
-    elif not before:  # flags are offered to those who begin one
-        found = _flags(parser) if current.startswith("-") else ((name, command.help) for name, command in COMMANDS.items())
+    elif not before and current.startswith("-"):  # flags are offered to those who begin one
+        found = _flags(parser)
+    elif not before:
+        found = ((name, one.get_default("command").help) for name, one in commands.items())
     return [one for one in found if one[0].startswith(current)]
 
 
@@ -84,7 +58,7 @@ def candidates(words: Sequence[str]) -> list[Candidate]:
 
 
 def _arguments(parser: ArgumentParser, before: Sequence[str], current: str) -> Iterator[Candidate]:
-    typed = _read(parser, before)
+    typed = read(parser, before)
     if typed.waiting is not None:
         yield from _values(typed.waiting, typed, current)
         return
@@ -99,22 +73,6 @@ def _arguments(parser: ArgumentParser, before: Sequence[str], current: str) -> I
     positional = [action for action in parser._actions if not action.option_strings]
     if len(typed.words) < len(positional) or any(action.nargs in ("*", "+") for action in positional):
         yield from _values(positional[min(len(typed.words), len(positional) - 1)], typed, current)
-
-
-def _read(parser: ArgumentParser, before: Sequence[str]) -> Typed:
-    options, words, waiting = {}, [], None
-    for word in before:
-        option, equals, value = word.partition("=")
-        action = parser._option_string_actions.get(option)
-        if waiting is not None:
-            options[waiting.dest], waiting = word, None
-        elif action is None:
-            words.append(word)
-        elif equals or action.nargs == 0:
-            options[action.dest] = value
-        else:
-            waiting = action
-    return Typed(options, words, waiting)
 
 
 def _flags(parser: ArgumentParser, given: Mapping[str, str] | None = None) -> Iterator[Candidate]:

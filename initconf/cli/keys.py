@@ -17,10 +17,10 @@ from pydantic import BaseModel
 
 from initconf import docstrings
 from initconf.cli.catalogue import comment
+from initconf.cli.typed import Candidate, Typed
 from initconf.spec import ROLE_MEANINGS, DeclaredLayout, InitSpec, Rule
 
 if TYPE_CHECKING:
-    from initconf.cli.completion import Candidate, Typed
     from initconf.registry import Initializer
 
 Steps = tuple[str, ...]

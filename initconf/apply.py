@@ -5,21 +5,22 @@ from __future__ import annotations
 import logging
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from initconf import layouts, sampling, walk
-from initconf.compiler import compile
+from initconf import by_torch, layouts, sampling
+from initconf.choosing import Names, choose
+from initconf.compiler import compiled
 from initconf.errors import ApplyError, Problem, SpecError, listed
 from initconf.fitting import check
 from initconf.laws import Keep
 from initconf.loading import load
 from initconf.materialise import materialise
-from initconf.owners import Found, parameters
+from initconf.owners import Found, parameters, walk
 from initconf.plan import Entry, Plan
 from initconf.progress import shown
 from initconf.report import Report
@@ -41,7 +42,11 @@ def initialize(
     device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
     example: Any = None,
-    verify: bool = False,
+    only: Names | None = None,
+    skip: Names | None = None,
+    threads: int | None = None,
+    progress: bool = False,
+    verify: bool | Literal["stats"] = False,
 ) -> Report:
     """Load, compile and apply: one line for a training script.
 
@@ -52,7 +57,12 @@ def initialize(
         device: where to put parameters that are on meta.
         generator: see `apply`.
         example: see `compile`.
-        verify: whether to check the values against the plan at once.
+        only: the parameters to write, all others stay as they are: a regex for whole names, or names. Each parameter gets what
+            it would get if all were written; for fresh values give another seed.
+        skip: the parameters that stay as they are, likewise: `skip=checkpoint.keys()` leaves what was loaded.
+        threads, progress: see `apply`.
+        verify: whether to check the values against the plan at once: True reads them again; "stats" gathers their moments while
+            they are written, which costs little.
 
     Raises:
         SpecError, CompileError: nothing has been written.
@@ -64,13 +74,19 @@ def initialize(
     spec = load(spec)
     if seed is not None:
         spec = spec.model_copy(update={"seed": _checked_seed(seed)})
-    plan = compile(model, spec, example=example)
+    if verify not in (True, False, "stats"):
+        raise ApplyError(Problem('not True, False or "stats"', "verify", repr(verify)))
+    walked = walk(model)
+    found = walked.by_name()
+    chosen, notes = choose(found, model, only, skip)
+    plan = compiled(model, spec, example=example, walked=walked, chosen=chosen)
     for warning in plan.warnings:
         log.warning(warning)
-    report = apply(model, plan, device=device, generator=generator)
+    said = _Said(device, generator, threads, progress, verify == "stats", notes)
+    report = _apply(model, plan, found, said, chosen)
     for note in report.notes:
         log.warning(note)
-    return report.verify() if verify else report
+    return report.verify() if verify is True else report
 
 
 def _checked_seed(seed: Any) -> int:
@@ -110,31 +126,37 @@ def apply(
             a registered function fails. The error says what has been written; to apply the plan again mends the rest.
         KeyboardInterrupt: likewise, on Ctrl-C.
     """
-    return _apply(model, plan, parameters(model), device=device, generator=generator, threads=threads, progress=progress)
+    return _apply(model, plan, parameters(model), _Said(device, generator, threads, progress))
+
+
+@dataclass(frozen=True)
+class _Said:
+    """How the values are to be written."""
+
+    device: str | torch.device | None = None
+    generator: torch.Generator | None = None
+    threads: int | None = None
+    progress: bool = False
+    measure: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @torch.no_grad()
 def _apply(
-    model: nn.Module,
-    plan: Plan,
-    found: Mapping[str, Found],
-    *,
-    device: str | torch.device | None,
-    generator: torch.Generator | None,
-    threads: int | None,
-    progress: bool,
+    model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
 ) -> Report:
     started = time.perf_counter()
-    crew = count(threads)
-    check(plan, found, device)
-    if generator is not None and (refused := walk.refusals(plan)):
+    crew = count(said.threads)
+    mine = found if chosen is None else {name: where for name, where in found.items() if name in chosen}
+    check(plan, mine, said.device)
+    if said.generator is not None and (refused := by_torch.refusals(plan)):
         raise ApplyError(refused)
-    notes = materialise(model, found, device) if device is not None else ()
-    writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries})
-    with _on_cpu(), shown(plan, progress) as step:
+    notes = said.notes + (materialise(model, mine, said.device) if said.device is not None else ())
+    writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries}, said.measure)
+    with _on_cpu(), shown(plan, said.progress) as step:
         try:
-            if generator is not None:
-                _walk(plan, writer, generator)
+            if said.generator is not None:
+                _in_order(plan, writer, said.generator)
             else:
                 _write(plan, writer, crew, step)
         except KeyboardInterrupt:
@@ -143,7 +165,8 @@ def _apply(
             entry, error = plan.entries[failed.entries[0]], failed.__cause__
             text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {_so_far(plan, writer)}"
             raise ApplyError(Problem(text, entry.name, remedy="mend it and apply the plan again")) from error
-    return Report(plan, model, time.perf_counter() - started, notes)
+    report = Report(plan, model, time.perf_counter() - started, notes)
+    return report.hold(writer.moments) if said.measure else report
 
 
 def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -> None:
@@ -168,11 +191,11 @@ def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -
             _finish(entry, writer.owners[entry.name])
 
 
-def _walk(plan: Plan, writer: Writer, generator: torch.Generator) -> None:
+def _in_order(plan: Plan, writer: Writer, generator: torch.Generator) -> None:
     for i, entry in enumerate(plan.entries):
         where = writer.owners[entry.name]
         try:
-            walk.write(entry, where, generator)
+            by_torch.write(entry, where, generator)
         except Exception as error:
             raise Failed((i,)) from error
         _finish(entry, where)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -12,7 +12,7 @@ from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, 
 from initconf.laws import Law
 from initconf.loading import load
 from initconf.origins import Feed
-from initconf.owners import parameters
+from initconf.owners import SHARDED, Walk, parameters
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match
@@ -34,7 +34,6 @@ _USUAL = {
     "other": "{name: normal, std: 0.02}",
 }
 """What a remedy proposes for a role; zeros for the rest."""
-SHARDED = "torch.distributed.tensor.DTensor"
 PATTERNS = ("match", "search", "glob")
 
 
@@ -59,20 +58,31 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
     >>> plan["0.weight"].std
     0.707...
     """
-    spec = load(spec)
+    return compiled(model, load(spec), example=example)
+
+
+@uncollected()
+def compiled(
+    model: nn.Module, spec: InitSpec, *, example: Any = None, walked: Walk | None = None, chosen: Container[str] | None = None
+) -> Plan:
+    """The plan of a spec that is loaded.
+
+    Args:
+        walked: a walk over the model that was made already.
+        chosen: the parameters to plan for, by any of their names; left out, all.
+    """
     _refuse_unready(spec)
-    with uncollected():
-        return _compile(model, spec, example)
-
-
-def _compile(model: nn.Module, spec: InitSpec, example: Any) -> Plan:
-    sites = _survey(model, spec)
+    sites = _survey(model, spec, walked)
     try:
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
         raise CompileError(_with_rules(spec, error)) from None
     work = _Compilation(spec, sites, matched, model, example)
-    entries = [work.entry(i, site) for i, site in enumerate(sites)]
+    entries = [
+        work.entry(i, site)
+        for i, site in enumerate(sites)
+        if chosen is None or any(place.name in chosen for place in site.places)
+    ]
     for r, verdict in enumerate(matched.verdicts):
         if verdict.matched or not verdict.rule.optional:  # a scheme's rule for layers that are not there is no concern
             work.choice(r)
@@ -82,14 +92,14 @@ def _compile(model: nn.Module, spec: InitSpec, example: Any) -> Plan:
     return Plan(
         tuple(entry for entry in entries if entry is not None),
         spec.seed or 0,
-        tuple(diagnosis.warnings(spec, matched, sites, work.choices, work.served)),
+        tuple(diagnosis.warnings(spec, matched, sites, work.choices, work.served)) if chosen is None else (),
         spec.compat,
     )
 
 
-def _survey(model: nn.Module, spec: InitSpec) -> list[Site]:
+def _survey(model: nn.Module, spec: InitSpec, walked: Walk | None = None) -> list[Site]:
     try:
-        return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
+        return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch", walked=walked)
     except CompileError as error:
         # The survey knows no addresses: what it says of the spec receives them here.
         problems = [

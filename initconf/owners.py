@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from initconf.errors import InitConfError, Problem
+from initconf.errors import CompileError, InitConfError, Problem
 from initconf.parametrized import effective, identity, parametrised, round_trip
 from initconf.sites import Place
 
@@ -23,6 +23,7 @@ FLAT = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParal
 NORMALISED = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
 """Hooks of the older kind, which hide the weight behind parameters of other shapes."""
 CONTAINERS = ("torch.nn.modules.container.ModuleList", "torch.nn.modules.container.Sequential")
+SHARDED = "torch.distributed.tensor.DTensor"
 PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
 """The class whose `_init_weights` gives the modules below it their values."""
 
@@ -71,6 +72,10 @@ class Walk:
     problems: list[Problem] = field(default_factory=list)
     _classes: dict[type, _Class] = field(default_factory=dict)
 
+    def by_name(self) -> dict[str, Found]:
+        """Where each canonical name (aliases too) is found."""
+        return {found.place.name: found for found in self.found}
+
     def known(self, module: nn.Module) -> _Class:
         kind = type(module)
         if kind not in self._classes:
@@ -86,7 +91,14 @@ class Walk:
 
 
 def walk(model: nn.Module) -> Walk:
-    """Every parameter of a model under each of its names, in the order of its modules."""
+    """Every parameter of a model under each of its names, in the order of its modules.
+
+    Raises CompileError for what is no module.
+    """
+    given: object = model
+    if not isinstance(given, nn.Module):
+        text = "this is a class" if isinstance(given, type) else f"a {type(given).__name__} is not a torch.nn.Module"
+        raise CompileError(Problem(text, "the model", remedy="give the module itself, as in initialize(model, cfg.init)"))
     done = Walk()
     _walk(model, "", (), None, None, None, done, ())
     return done
@@ -94,7 +106,7 @@ def walk(model: nn.Module) -> Walk:
 
 def parameters(model: nn.Module) -> dict[str, Found]:
     """Where each canonical name (aliases too) is found in the model."""
-    return {found.place.name: found for found in walk(model).found}
+    return walk(model).by_name()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:

@@ -12,9 +12,8 @@ import torch
 from torch import Tensor
 
 from initconf.errors import InitConfError
-from initconf.owners import tensor_class
+from initconf.owners import SHARDED, tensor_class
 
-SHARDED = "torch.distributed.tensor.DTensor"
 Ranges = tuple[tuple[int, int], ...]
 """The indices along one axis that lie here: (start, stop) each, in ascending order."""
 

@@ -40,6 +40,7 @@ def survey(
     *,
     declared: Mapping[str, DeclaredLayout | None] | None = None,
     torch_fans: bool = False,
+    walked: Walk | None = None,
 ) -> list[Site]:
     """The sites of a model, in the order of its modules; a tensor under several names is one site.
 
@@ -48,15 +49,13 @@ def survey(
         layers: a regex for whole names with one group, the layer's number; left out, the outermost containers are counted.
         declared: the layouts of a spec, by name; they are stronger than the registered ones, and the last match wins.
         torch_fans: whether to read every tensor as torch.nn.init does: inputs on axis 1, no blocks, no padding rows.
+        walked: a walk over the model that was made already.
 
     Raises:
         CompileError: for parameters that cannot be initialised: uninitialised lazy ones, flat shards, quantised ones,
             parametrisations that cannot be assigned to.
     """
-    if not hasattr(model, "_modules") or isinstance(model, type):
-        text = f"a {type(model).__name__} is not a torch.nn.Module" if not isinstance(model, type) else "this is a class"
-        raise CompileError(Problem(text, "the model", remedy="give the module itself, as in initialize(model, cfg.init)"))
-    walked = walk(model)
+    walked = walked or walk(model)
     reader = _Reader(_declare(declared or {}, walked), torch_fans)
     groups: dict[int, list[Found]] = {}
     for found in walked.found:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from initconf import files, registry, sampling, shards
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
+from initconf.moments import Moments
 from initconf.owners import Found
 from initconf.plan import Entry
 from initconf.resets import reset_values, wide
@@ -21,6 +22,8 @@ from initconf.sampling import Source
 from initconf.shards import Here, pieces
 from initconf.threads import Task, one_thread
 
+Measured = tuple[str, Moments]
+"""An entry's label, and the moments of some of its values."""
 SMALL = 1 << 12
 """Parameters of fewer elements are written together: each by itself would cost more than its values do."""
 SHORT = 1 << 10
@@ -36,6 +39,10 @@ class Writer:
     seed: int
     owners: Mapping[str, Found]
     """Where each entry's parameter is written."""
+    measure: bool = False
+    """Whether to gather the moments of what is drawn."""
+    moments: dict[str, Moments] = field(default_factory=dict)
+    """Those of each elementwise law, by its entry's label."""
     whole: set[int] = field(default_factory=set)
     """The places in the plan of the parameters all of whose tasks were given out."""
     begun: Counter[int] = field(default_factory=Counter)
@@ -74,8 +81,10 @@ class Writer:
         return bunch.task()
 
     def done(self, task: Task, made: Any) -> None:
-        """Take note of a task that is done."""
+        """Take note of a task that is done, and of the moments (label, moments) that it gathered."""
         self.ended.update(task.entries)
+        for label, moments in made or ():
+            self.moments.setdefault(label, Moments(moments.about)).join(moments)
 
     def written(self) -> set[int]:
         """The places in the plan of the parameters all of whose elements are written."""
@@ -92,6 +101,8 @@ class Writer:
         bunch.entries.append(i)
         bunch.keys.append(key)
         bunch.targets.append(parameter.detach().view(-1))
+        if self.measure:
+            bunch.names.append(entry.label)
         return True
 
     def _leaf(self, i: int, leaf: Entry, part: Here) -> Iterator[Task]:
@@ -106,7 +117,7 @@ class Writer:
             yield Task(partial(self._construct, law, key, part), size, (i,))
         elif law.elementwise:
             for first, view in _views(part):
-                yield Task(partial(draw, law, key, first, view), view.numel(), (i,))
+                yield Task(partial(draw, law, key, first, view, leaf.label if self.measure else None), view.numel(), (i,))
         else:
             yield Task(partial(self._alone, leaf, part, key), size, (i,))
 
@@ -168,37 +179,47 @@ class _Bunch:
     entries: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """Where they are to be measured."""
 
     def task(self) -> Task:
         return Task(self._write, sum(target.numel() for target in self.targets), tuple(self.entries))
 
-    def _write(self, source: Source) -> None:
+    def _write(self, source: Source) -> list[Measured]:
         law = self.law
         if isinstance(law, Constant):
             for target in self.targets:
                 target.fill_(law.value)
-            return
+            return []
         counts = [target.numel() for target in self.targets]
         v = source.memory(sum(counts) * law.per_value, sampling.working_dtype(self.dtype))
-        made = law.quantile(source.several(self.keys, [n * law.per_value for n in counts], v))
-        torch._foreach_copy_(self.targets, made.split(counts))  # type: ignore[no-untyped-call]
+        made = law.quantile(source.several(self.keys, [n * law.per_value for n in counts], v)).split(counts)  # type: ignore[no-untyped-call]
+        torch._foreach_copy_(self.targets, made)
+        return [(name, _moments(law, part)) for name, part in zip(self.names, made, strict=True)] if self.names else []
 
 
 def _fill(target: Tensor, value: float, source: Source) -> None:
     target.fill_(value)
 
 
-def draw(law: Law, key: bytes, first: int, view: Tensor | _Cut, source: Source) -> None:
-    """Write the elements of a law from number `first` on, in the logical order of a tensor."""
+def draw(law: Law, key: bytes, first: int, view: Tensor | _Cut, label: str | None, source: Source) -> list[Measured]:
+    """Write the elements of a law from number `first` on, in the logical order of a tensor; with a label, measure them."""
     if isinstance(view, _Cut):
         made = sampling.values(law, key, first, view.rows * view.row, view.target.dtype, source)
-        view.target.copy_(made.view(view.rows, view.size, -1).index_select(1, view.index).view(-1))
+        made = made.view(view.rows, view.size, -1).index_select(1, view.index).view(-1)
+        view.target.copy_(made)
     elif law.per_value == 1 and view.is_cpu and view.is_contiguous() and view.dtype == sampling.working_dtype(view.dtype):
         flat = view.view(-1)
         if (made := law.quantile(source.at(key, first, flat))) is not flat:
             flat.copy_(made)  # a user's law may give its values in memory of their own
     else:
-        view.copy_(sampling.values(law, key, first, view.numel(), view.dtype, source).view(view.shape))
+        made = sampling.values(law, key, first, view.numel(), view.dtype, source)
+        view.copy_(made.view(view.shape))
+    return [] if label is None else [(label, _moments(law, made))]
+
+
+def _moments(law: Law, made: Tensor) -> Moments:
+    return Moments(law.mean or 0.0).add(made, wide=False)
 
 
 @dataclass(frozen=True)

@@ -152,7 +152,8 @@ def _apply(
     if said.generator is not None and (refused := by_torch.refusals(plan)):
         raise ApplyError(refused)
     notes = said.notes + (materialise(model, mine, said.device) if said.device is not None else ())
-    writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries}, said.measure)
+    writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries})
+    writer.on_gpu, writer.measure = plan.rng_device == "auto", said.measure
     with _on_cpu(), shown(plan, said.progress) as step:
         try:
             if said.generator is not None:
@@ -177,16 +178,18 @@ def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -
         writer.done(task, made)
         step(task.size)
 
-    together = []
+    together: list[tuple[int, Entry]] = []
+    on_gpu: list[tuple[int, Entry]] = []
     for i, entry in enumerate(plan.entries):
         where = writer.owners[entry.name]
         if where.effective is None and not is_alone(entry):
-            together.append((i, entry))
+            (on_gpu if writer.is_on_gpu(entry) else together).append((i, entry))
             continue
         run(writer.tasks([(i, entry)]), 1 if is_alone(entry) or small else crew, done)
         _finish(entry, where)
+    run(writer.tasks(on_gpu), 1, done)
     run(writer.tasks(together), 1 if small else crew, done)
-    for _, entry in together:
+    for _, entry in (*on_gpu, *together):
         if entry.zero_row is not None:
             _finish(entry, writer.owners[entry.name])
 

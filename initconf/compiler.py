@@ -94,6 +94,7 @@ def compiled(
         spec.seed or 0,
         tuple(diagnosis.warnings(spec, matched, sites, work.choices, work.served)) if chosen is None else (),
         spec.compat,
+        spec.rng_device or "auto",
     )
 
 
@@ -137,7 +138,7 @@ def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
 
 def _refuse_unready(spec: InitSpec) -> None:
     """What the design has and this version has not: said, not ignored."""
-    asked = {"targets": spec.targets, "rng_device": spec.rng_device == "auto"}
+    asked = {"targets": spec.targets}
     problems = [
         Problem("this version of initconf does not know how to do that yet", spec.path(key), source=spec.source(key))
         for key, value in asked.items()

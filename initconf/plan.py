@@ -136,6 +136,8 @@ class Plan:
     """What the user should know; not part of the dictionary."""
     compat: str | None = None
     """`torch` where fans are torch's, and a generator may be given to `apply`."""
+    rng_device: str = "auto"
+    """`auto`: what lives on a GPU is computed there, to 1e-6; `cpu`: all values are made on the CPU, bit for bit."""
 
     def __post_init__(self) -> None:
         index = {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
@@ -175,6 +177,7 @@ class Plan:
             "rng": STREAM,
             "seed": self.seed,
             "compat": self.compat,
+            "rng_device": self.rng_device,
             "parameters": [entry.to_dict() for entry in self.entries],
         }
 
@@ -188,7 +191,8 @@ class Plan:
                 f"the plan was made for stream {data.get('rng')}, and this version of initconf has stream {STREAM}"
             )
         try:
-            return Plan(tuple(Entry.from_dict(entry) for entry in data["parameters"]), data["seed"], (), data["compat"])
+            entries = tuple(Entry.from_dict(entry) for entry in data["parameters"])
+            return Plan(entries, data["seed"], (), data["compat"], data["rng_device"])
         except (KeyError, TypeError) as error:
             raise InitConfError(f"not a whole plan: {error}") from None
 
@@ -214,8 +218,8 @@ class Plan:
     def diff(self, other: Plan) -> list[Difference]:
         """In what the other plan differs from this one."""
         found = [] if self.seed == other.seed else [Difference("seed", "seed", self.seed, other.seed)]
-        if self.compat != other.compat:
-            found.append(Difference("compat", "compat", self.compat, other.compat))
+        both = [(what, getattr(self, what), getattr(other, what)) for what in ("compat", "rng_device")]
+        found += [Difference(what, what, x, y) for what, x, y in both if x != y]
         mine = {entry.label: entry for entry in self.leaves()}
         theirs = {entry.label: entry for entry in other.leaves()}
         for name in dict.fromkeys([*mine, *theirs]):

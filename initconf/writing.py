@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initconf import files, registry, sampling, shards
+from initconf import files, on_gpu, registry, sampling, shards
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
 from initconf.moments import Moments
 from initconf.owners import Found
@@ -28,6 +28,10 @@ SMALL = 1 << 12
 """Parameters of fewer elements are written together: each by itself would cost more than its values do."""
 SHORT = 1 << 10
 """Runs of fewer elements than this are cut out of whole rows: to jump costs as much as to make them."""
+_LARGE = 1 << 24
+"""Elements made at once on a GPU."""
+_OWN = (torch.float32, torch.float64)
+"""The dtypes that values are made in."""
 _BUNCH = 256
 """How many small parameters go into one task."""
 
@@ -39,6 +43,8 @@ class Writer:
     seed: int
     owners: Mapping[str, Found]
     """Where each entry's parameter is written."""
+    on_gpu: bool = True
+    """Whether what lives on a GPU is computed there; else it is made on the CPU, and copied."""
     measure: bool = False
     """Whether to gather the moments of what is drawn."""
     moments: dict[str, Moments] = field(default_factory=dict)
@@ -65,8 +71,8 @@ class Writer:
                 continue
             parameter = self.owners[entry.name].parameter
             if not entry.blocks and entry.law.elementwise and parameter.numel() < SMALL and self._gathered(i, entry, parameter):
-                if len(self._bunches[entry.law, parameter.dtype].entries) == _BUNCH:
-                    yield self._together(self._bunches.pop((entry.law, parameter.dtype)))
+                if len(self._bunches[_alike(entry, parameter)].entries) == _BUNCH:
+                    yield self._together(self._bunches.pop(_alike(entry, parameter)))
                 continue
             whole = shards.here(parameter)
             for leaf in entry.leaves():
@@ -92,12 +98,13 @@ class Writer:
 
     def _gathered(self, i: int, entry: Entry, parameter: Tensor) -> bool:
         """Whether a small parameter could be put with others of its law."""
-        if type(parameter) is not torch.nn.Parameter or not parameter.is_cpu or not parameter.is_contiguous():
+        if type(parameter) is not torch.nn.Parameter or not parameter.is_contiguous():
             return False
         key = sampling.key(self.seed, entry.name, entry.law.stream) if not isinstance(entry.law, Constant) else b""
-        bunch = self._bunches.get((entry.law, parameter.dtype))
+        bunch = self._bunches.get(_alike(entry, parameter))
         if bunch is None:
-            bunch = self._bunches[entry.law, parameter.dtype] = _Bunch(entry.law, parameter.dtype)
+            bunch = _Bunch(entry.law, parameter.dtype, self._place(parameter.device))
+            self._bunches[_alike(entry, parameter)] = bunch
         bunch.entries.append(i)
         bunch.keys.append(key)
         bunch.targets.append(parameter.detach().view(-1))
@@ -116,10 +123,21 @@ class Writer:
         elif isinstance(law, Construction):
             yield Task(partial(self._construct, law, key, part), size, (i,))
         elif law.elementwise:
-            for first, view in _views(part):
-                yield Task(partial(draw, law, key, first, view, leaf.label if self.measure else None), view.numel(), (i,))
+            place = self._place(part.tensor.device)
+            for first, view in _views(part, sampling.CHUNK if place.type == "cpu" else _LARGE):
+                label = leaf.label if self.measure else None
+                yield Task(partial(draw, law, key, first, view, place, label), view.numel(), (i,))
         else:
             yield Task(partial(self._alone, leaf, part, key), size, (i,))
+
+    def _place(self, device: torch.device) -> torch.device:
+        """Where the values of a parameter are made."""
+        return device if self.on_gpu and on_gpu.serves(device) else sampling.CPU
+
+    def is_on_gpu(self, entry: Entry) -> bool:
+        """Whether an entry's values are made on a GPU, which takes one thread only to be told of."""
+        device = self.owners[entry.name].parameter.device
+        return device.type != "cpu" and self._place(device) == device and all(leaf.law.elementwise for leaf in entry.leaves())
 
     def _construct(self, law: Construction, key: bytes, part: Here, source: Source) -> None:
         if part.ranges is None:
@@ -170,12 +188,17 @@ def _registered(law: Custom, shape: tuple[int, ...], like: Tensor, key: bytes) -
 # --- elementwise laws ------------------------------------------------------------------------------------------------------
 
 
+def _alike(entry: Entry, parameter: Tensor) -> Any:
+    return entry.law, parameter.dtype, parameter.device
+
+
 @dataclass
 class _Bunch:
-    """Small parameters of one law and dtype, which are made together."""
+    """Small parameters of one law, dtype and device, which are made together."""
 
     law: Law
     dtype: torch.dtype
+    place: torch.device
     entries: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
@@ -192,7 +215,7 @@ class _Bunch:
                 target.fill_(law.value)
             return []
         counts = [target.numel() for target in self.targets]
-        v = source.memory(sum(counts) * law.per_value, sampling.working_dtype(self.dtype))
+        v = source.memory(sum(counts) * law.per_value, sampling.working_dtype(self.dtype), device=self.place)
         made = law.quantile(source.several(self.keys, [n * law.per_value for n in counts], v)).split(counts)  # type: ignore[no-untyped-call]
         torch._foreach_copy_(self.targets, made)
         return [(name, _moments(law, part)) for name, part in zip(self.names, made, strict=True)] if self.names else []
@@ -202,18 +225,20 @@ def _fill(target: Tensor, value: float, source: Source) -> None:
     target.fill_(value)
 
 
-def draw(law: Law, key: bytes, first: int, view: Tensor | _Cut, label: str | None, source: Source) -> list[Measured]:
+def draw(
+    law: Law, key: bytes, first: int, view: Tensor | _Cut, place: torch.device, label: str | None, source: Source
+) -> list[Measured]:
     """Write the elements of a law from number `first` on, in the logical order of a tensor; with a label, measure them."""
     if isinstance(view, _Cut):
-        made = sampling.values(law, key, first, view.rows * view.row, view.target.dtype, source)
-        made = made.view(view.rows, view.size, -1).index_select(1, view.index).view(-1)
+        made = sampling.values(law, key, first, view.rows * view.row, view.target.dtype, source, place)
+        made = made.view(view.rows, view.size, -1).index_select(1, view.index.to(place)).view(-1)
         view.target.copy_(made)
-    elif law.per_value == 1 and view.is_cpu and view.is_contiguous() and view.dtype == sampling.working_dtype(view.dtype):
+    elif law.per_value == 1 and view.device == place and view.is_contiguous() and view.dtype in _OWN:
         flat = view.view(-1)
         if (made := law.quantile(source.at(key, first, flat))) is not flat:
             flat.copy_(made)  # a user's law may give its values in memory of their own
     else:
-        made = sampling.values(law, key, first, view.numel(), view.dtype, source)
+        made = sampling.values(law, key, first, view.numel(), view.dtype, source, place)
         view.copy_(made.view(view.shape))
     return [] if label is None else [(label, _moments(law, made))]
 
@@ -239,18 +264,18 @@ class _Cut:
         return self.target.numel()
 
 
-def _views(part: Here) -> Iterator[tuple[int, Tensor | _Cut]]:
+def _views(part: Here, most: int) -> Iterator[tuple[int, Tensor | _Cut]]:
     """(number of the first element in the whole, where to write): pieces of at most a chunk."""
     if part.ranges is None:
-        yield from pieces(part.tensor, sampling.CHUNK)
+        yield from pieces(part.tensor, most)
         return
     if not part.tensor.is_contiguous():
         raise RuntimeError("its shard is not contiguous in memory")
     flat, end = part.tensor.view(-1), 0
-    if (cut := part.cut(SHORT)) is not None and cut.row <= sampling.CHUNK:
+    if (cut := part.cut(SHORT)) is not None and cut.row <= most:
         index = torch.tensor(cut.kept)
         for first, count in cut.runs:
-            many = max(1, sampling.CHUNK // cut.row)
+            many = most // cut.row
             for row in range(0, count // cut.row, many):
                 rows = min(many, count // cut.row - row)
                 size = rows * len(cut.kept) * (cut.row // cut.size)
@@ -258,5 +283,5 @@ def _views(part: Here) -> Iterator[tuple[int, Tensor | _Cut]]:
                 end += size
         return
     for first, count in part.runs():
-        yield from pieces(flat[end : end + count], sampling.CHUNK, first)
+        yield from pieces(flat[end : end + count], most, first)
         end += count

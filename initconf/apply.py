@@ -45,7 +45,7 @@ def initialize(
     only: Names | None = None,
     skip: Names | None = None,
     threads: int | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
     verify: bool | Literal["stats"] = False,
 ) -> Report:
     """Load, compile and apply: one line for a training script.
@@ -105,7 +105,7 @@ def apply(
     device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
     threads: int | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> Report:
     """Write a plan into a model.
 
@@ -119,7 +119,7 @@ def apply(
         generator: write in walk order with torch's own functions from this generator: bit for bit what a script with
             `torch.nn.init` writes. The spec must say `compat: torch`.
         threads: how many threads write; left out, the environment's INITCONF_THREADS, else as many as torch uses.
-        progress: whether to show a bar on stderr.
+        progress: whether to show a bar on stderr; None: where stderr is a terminal and there is much to do.
 
     Raises:
         ApplyError: where model and plan do not fit together (nothing has been written then), or where a module's own reset or
@@ -136,7 +136,7 @@ class _Said:
     device: str | torch.device | None = None
     generator: torch.Generator | None = None
     threads: int | None = None
-    progress: bool = False
+    progress: bool | None = False
     measure: bool = False
     notes: tuple[str, ...] = ()
 

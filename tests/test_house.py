@@ -21,7 +21,7 @@ ORDER = """
     hyper/
     reading provenance composing loading
     rules choices diagnosis plan compiler
-    stream stream_kernel on_gpu sampling shards moments threads writing by_torch report progress materialise fitting choosing apply
+    stream stream_kernel on_gpu sampling shards moments threads writing by_torch report comparison progress materialise fitting choosing apply
     lab/ cli/ _hydra/ __main__
 """.split()
 DOORS = {"cli/", "lab/", "_hydra/"}  # they may use the public names, `import initconf`, as a user would

@@ -103,7 +103,7 @@ def test_in_tritons_interpreter(check):
         pytest.skip("triton is not installed (it comes with torch's builds for CUDA)")
     argument = "pytest.MonkeyPatch()" if check == "a_model_written_there" else "'cpu'"
     script = f"import pytest, test_on_gpu; test_on_gpu.{check}({argument})"
-    here = os.path.dirname(__file__)
+    here = str(Path(__file__).parent)
     environment = {
         **os.environ,
         "TRITON_INTERPRET": "1",

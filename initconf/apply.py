@@ -24,7 +24,7 @@ from initconf.owners import Found, parameters, walk
 from initconf.plan import Entry, Plan
 from initconf.progress import shown
 from initconf.report import Report
-from initconf.shards import here
+from initconf.shards import gathered, here
 from initconf.threads import Failed, Task, count, run
 from initconf.writing import Writer, is_alone
 
@@ -148,12 +148,14 @@ def _apply(
     started = time.perf_counter()
     crew = count(said.threads)
     mine = found if chosen is None else {name: where for name, where in found.items() if name in chosen}
-    check(plan, mine, said.device)
-    if said.generator is not None and (refused := by_torch.refusals(plan)):
+    check(plan, mine, said.device, gathered(model))
+    if said.generator is not None and (refused := by_torch.refusals(plan, mine)):
         raise ApplyError(refused)
     notes = said.notes + (materialise(model, mine, said.device) if said.device is not None else ())
     writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries})
     writer.on_gpu, writer.measure = plan.rng_device == "auto", said.measure
+    places = enumerate((entry.zero_row, writer.owners[entry.name].effective) for entry in plan.entries)
+    writer.unfinished = {i for i, more in places if more != (None, None)}
     with _on_cpu(), shown(plan, said.progress) as step:
         try:
             if said.generator is not None:
@@ -172,7 +174,8 @@ def _apply(
 
 def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -> None:
     """Write every entry: what runs other people's code one after the other, all else in as many threads as are wanted."""
-    small = sum(entry.numel for entry in plan.entries) < sampling.CHUNK
+    # To start threads takes as long as a few hundred thousand values do.
+    small = sum(entry.numel for entry in plan.entries) < 4 * sampling.CHUNK
 
     def done(task: Task, made: Any) -> None:
         writer.done(task, made)
@@ -186,12 +189,12 @@ def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -
             (on_gpu if writer.is_on_gpu(entry) else together).append((i, entry))
             continue
         run(writer.tasks([(i, entry)]), 1 if is_alone(entry) or small else crew, done)
-        _finish(entry, where)
+        _finish(i, entry, writer)
     run(writer.tasks(on_gpu), 1, done)
     run(writer.tasks(together), 1 if small else crew, done)
-    for _, entry in (*on_gpu, *together):
+    for i, entry in (*on_gpu, *together):
         if entry.zero_row is not None:
-            _finish(entry, writer.owners[entry.name])
+            _finish(i, entry, writer)
 
 
 def _in_order(plan: Plan, writer: Writer, generator: torch.Generator) -> None:
@@ -201,18 +204,22 @@ def _in_order(plan: Plan, writer: Writer, generator: torch.Generator) -> None:
             by_torch.write(entry, where, generator)
         except Exception as error:
             raise Failed((i,)) from error
-        _finish(entry, where)
         writer.whole.add(i)
+        _finish(i, entry, writer)
 
 
-def _finish(entry: Entry, where: Found) -> None:
+def _finish(i: int, entry: Entry, writer: Writer) -> None:
     """What is left to do once all values are there: the row that stays zero, and the assignment of a parametrised weight."""
-    if all(isinstance(leaf.law, Keep) for leaf in entry.leaves()):
-        return
-    if entry.zero_row is not None and (row := here(where.parameter).row(entry.zero_row)) is not None:
-        row.zero_()
-    if where.effective is not None:
-        setattr(where.module, where.place.attribute, where.parameter)
+    where = writer.owners[entry.name]
+    try:
+        if any(not isinstance(leaf.law, Keep) for leaf in entry.leaves()):
+            if entry.zero_row is not None and (row := here(where.parameter).row(entry.zero_row)) is not None:
+                row.zero_()
+            if where.effective is not None:
+                setattr(where.module, where.place.attribute, where.parameter)
+    except Exception as error:
+        raise Failed((i,)) from error
+    writer.unfinished.discard(i)
 
 
 def _so_far(plan: Plan, writer: Writer) -> str:

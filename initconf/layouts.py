@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from initconf.errors import InitConfError
-from initconf.sites import Layout
+from initconf.sites import Layout, own_class
 from initconf.spec import Role
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def find(module: nn.Module, name: str, parameter: Tensor, known: dict[type, list
 
     `known` remembers who describes a class, for those who ask for many modules.
     """
-    kind, known = type(module), {} if known is None else known
+    kind, known = own_class(module), {} if known is None else known
     if kind not in known:
         keys = [key for cls in kind.__mro__ for key in (cls, f"{cls.__module__}.{cls.__qualname__}", cls.__name__)]
         dotted = f"{kind.__module__}.{kind.__qualname__}"
@@ -270,7 +270,7 @@ def vectors(ndim: int) -> Layout:
 
 def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
     """The guess for a module that nobody declared: by the class's and the attribute's name, and the number of axes."""
-    kind, guess = type(module).__name__, ("role",)
+    kind, guess = own_class(module).__name__, ("role",)
     if "norm" in kind.lower() and parameter.ndim <= 1:
         return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
     if (found := by_name(name, tuple(parameter.shape))) is not None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from initconf.errors import CompileError, InitConfError, Problem
 from initconf.parametrized import effective, identity, parametrised, round_trip
-from initconf.sites import Place
+from initconf.sites import Place, own_class
 
 # Recognised by class, never by the text of a prefix: a user's own attribute may be called `module`.
 WRAPPERS = {
@@ -77,7 +77,7 @@ class Walk:
         return {found.place.name: found for found in self.found}
 
     def known(self, module: nn.Module) -> _Class:
-        kind = type(module)
+        kind = own_class(module)
         if kind not in self._classes:
             dotted = tuple(f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__[:-1])
             self._classes[kind] = _Class(

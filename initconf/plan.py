@@ -5,7 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -197,11 +201,14 @@ class Plan:
             raise InitConfError(f"not a whole plan: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON, a line for each parameter so that it can be compared."""
+        """Write the plan as JSON, a line for each parameter so that it can be compared.
+
+        Raises InitConfError where that fails; a file that was there is then as it was.
+        """
         data = self.to_dict()
         rows = ",\n  ".join(json.dumps(row) for row in data.pop("parameters"))
         head = json.dumps(data)[:-1]
-        Path(path).write_text(f'{head}, "parameters": [\n  {rows}\n]}}\n', encoding="utf-8")
+        _write(Path(path), f'{head}, "parameters": [\n  {rows}\n]}}\n')
 
     @staticmethod
     def load(path: str | Path) -> Plan:
@@ -255,6 +262,25 @@ class Plan:
         guessed = sum(bool(entry.assumed) for entry in self.entries)
         said = f"{len(self.entries)} parameters, {values:,} values, seed {self.seed}, plan {self.fingerprint()}"
         return said + (f", {guessed} assumed (~)" if guessed else "")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: first beside it, then in its place. What is no file, such as a pipe, is written to."""
+    target = Path(os.path.realpath(path))  # a link stays one
+    whole = target.is_file() or not target.exists()
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}") if whole else target
+    try:
+        beside.write_text(text, encoding="utf-8")
+        if whole:
+            if target.exists():
+                shutil.copymode(target, beside)
+            beside.replace(target)
+    except OSError as error:
+        raise InitConfError(f"{path}: the plan cannot be written: {error.strerror or error}") from None
+    finally:
+        if whole:
+            with suppress(OSError):
+                beside.unlink()
 
 
 COLUMNS = {

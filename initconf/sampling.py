@@ -48,6 +48,26 @@ class Source:
         # Two uniforms to a step, and of the first one only the second half is wanted.
         return out.copy_(uniforms(self.bits, self.memory(out.numel() + 1, out.dtype, "odd"))[1:])
 
+    def runs(self, key: bytes, runs: Sequence[tuple[int, int]], out: Tensor) -> Tensor:
+        """Fill a contiguous tensor with ascending runs (first, count) of the symmetric uniforms of a stream."""
+        end, at, each = 0, 0, 1 if out.dtype == torch.float64 else 2
+        if out.is_cuda:
+            for first, count in runs:
+                self.at(key, first, out[end : end + count])
+                end += count
+            return out
+        array = out.numpy()
+        dtype: Any = array.dtype
+        spare = np.empty(1, dtype)
+        stand(self.bits, key)
+        for first, count in runs:
+            self.bits.advance(first // each - at)  # which forgets the half of a step that was left over
+            if first % each:
+                self._fill(dtype=dtype, out=spare)
+            self._fill(dtype=dtype, out=array[end : end + count])
+            end, at = end + count, -(-(first + count) // each)
+        return symmetric(out)
+
     def several(self, keys: Sequence[bytes], counts: Sequence[int], out: Tensor) -> Tensor:
         """Fill a contiguous tensor with the first symmetric uniforms of several streams, one after the other."""
         if on_gpu.serves(out.device):

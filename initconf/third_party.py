@@ -6,7 +6,7 @@ import re
 from typing import TYPE_CHECKING, Any
 
 from initconf.layouts import BIAS, by_name, family, layout
-from initconf.sites import Layout
+from initconf.sites import Layout, own_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -68,7 +68,7 @@ def _router(module: Any, name: str, parameter: Tensor) -> Layout | None:
 
 @family(r"(transformers|timm|mamba_ssm|dinov2|diffusers|flash_attn|peft)\..*")
 def _package(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    kind = type(module).__name__
+    kind = own_class(module).__name__
     if name == "bias" and parameter.ndim == 1 and "norm" not in kind.lower():
         return BIAS
     return norm(kind, name, parameter.ndim) or by_name(name, parameter.ndim)
@@ -78,7 +78,7 @@ def _package(module: Any, name: str, parameter: Tensor) -> Layout | None:
 @layout("Gemma2RMSNorm")
 @layout("Gemma3RMSNorm")
 def _gemma(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    return norm(type(module).__name__, name, parameter.ndim)
+    return norm(own_class(module).__name__, name, parameter.ndim)
 
 
 @layout("LayerScale")

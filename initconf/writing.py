@@ -19,15 +19,13 @@ from initconf.owners import Found
 from initconf.plan import Entry
 from initconf.resets import reset_values, wide
 from initconf.sampling import Source
-from initconf.shards import Here, pieces
-from initconf.threads import Task, one_thread
+from initconf.shards import Here, Piece, pieces
+from initconf.threads import Failed, Task, one_thread
 
 Measured = tuple[str, Moments]
 """An entry's label, and the moments of some of its values."""
 SMALL = 1 << 12
 """Parameters of fewer elements are written together: each by itself would cost more than its values do."""
-SHORT = 1 << 10
-"""Runs of fewer elements than this are cut out of whole rows: to jump costs as much as to make them."""
 _LARGE = 1 << 24
 """Elements made at once on a GPU."""
 _OWN = (torch.float32, torch.float64)
@@ -54,6 +52,8 @@ class Writer:
     begun: Counter[int] = field(default_factory=Counter)
     ended: Counter[int] = field(default_factory=Counter)
     """How many tasks of each were given out, and done."""
+    unfinished: set[int] = field(default_factory=set)
+    """Those that need more than their tasks: a row set to zero, an assignment."""
     _bunches: dict[Any, _Bunch] = field(default_factory=dict)
     _matrix: threading.Lock = field(default_factory=threading.Lock)
     """Of sharded parameters one whole matrix at a time is made: the others would not fit."""
@@ -66,21 +66,25 @@ class Writer:
 
     def _tasks(self, entries: Iterable[tuple[int, Entry]]) -> Iterator[Task]:
         for i, entry in entries:
-            if isinstance(entry.law, Keep):
-                self.whole.add(i)
-                continue
+            try:
+                yield from self._tasks_of(i, entry)
+            except Exception as error:
+                raise Failed((i,)) from error
+        while self._bunches:
+            yield self._together(self._bunches.popitem()[1])
+
+    def _tasks_of(self, i: int, entry: Entry) -> Iterator[Task]:
+        if not isinstance(entry.law, Keep):
             parameter = self.owners[entry.name].parameter
             if not entry.blocks and entry.law.elementwise and parameter.numel() < SMALL and self._gathered(i, entry, parameter):
                 if len(self._bunches[_alike(entry, parameter)].entries) == _BUNCH:
                     yield self._together(self._bunches.pop(_alike(entry, parameter)))
-                continue
+                return
             whole = shards.here(parameter)
             for leaf in entry.leaves():
                 part = whole if leaf.block is None else whole.narrow(leaf.axis, leaf.start, leaf.shape[leaf.axis])
                 yield from self._leaf(i, leaf, part)
-            self.whole.add(i)
-        while self._bunches:
-            yield self._together(self._bunches.popitem()[1])
+        self.whole.add(i)
 
     def _together(self, bunch: _Bunch) -> Task:
         self.whole.update(bunch.entries)
@@ -94,7 +98,7 @@ class Writer:
 
     def written(self) -> set[int]:
         """The places in the plan of the parameters all of whose elements are written."""
-        return {i for i in self.whole if self.begun[i] == self.ended[i]}
+        return {i for i in self.whole - self.unfinished if self.begun[i] == self.ended[i]}
 
     def _gathered(self, i: int, entry: Entry, parameter: Tensor) -> bool:
         """Whether a small parameter could be put with others of its law."""
@@ -124,9 +128,9 @@ class Writer:
             yield Task(partial(self._construct, law, key, part), size, (i,))
         elif law.elementwise:
             place = self._place(part.tensor.device)
-            for first, view in _views(part, sampling.CHUNK if place.type == "cpu" else _LARGE):
-                label = leaf.label if self.measure else None
-                yield Task(partial(draw, law, key, first, view, place, label), view.numel(), (i,))
+            label = leaf.label if self.measure else None
+            for some in part.pieces(sampling.CHUNK if place.type == "cpu" else _LARGE):
+                yield Task(partial(draw, law, key, some, place, label), some.tensor.numel(), (i,))
         else:
             yield Task(partial(self._alone, leaf, part, key), size, (i,))
 
@@ -225,63 +229,33 @@ def _fill(target: Tensor, value: float, source: Source) -> None:
     target.fill_(value)
 
 
-def draw(
-    law: Law, key: bytes, first: int, view: Tensor | _Cut, place: torch.device, label: str | None, source: Source
-) -> list[Measured]:
-    """Write the elements of a law from number `first` on, in the logical order of a tensor; with a label, measure them."""
-    if isinstance(view, _Cut):
-        made = sampling.values(law, key, first, view.rows * view.row, view.target.dtype, source, place)
-        made = made.view(view.rows, view.size, -1).index_select(1, view.index.to(place)).view(-1)
-        view.target.copy_(made)
-    elif law.per_value == 1 and view.device == place and view.is_contiguous() and view.dtype in _OWN:
-        flat = view.view(-1)
-        if (made := law.quantile(source.at(key, first, flat))) is not flat:
-            flat.copy_(made)  # a user's law may give its values in memory of their own
-    else:
-        made = sampling.values(law, key, first, view.numel(), view.dtype, source, place)
+def draw(law: Law, key: bytes, piece: Piece, place: torch.device, label: str | None, source: Source) -> list[Measured]:
+    """Write some elements of an elementwise law; with a label, measure them."""
+    view, n = piece.tensor, law.per_value
+    own = n == 1 and view.device == place and view.is_contiguous() and view.dtype in _OWN
+    v = view.view(-1) if own else source.memory(view.numel() * n, sampling.working_dtype(view.dtype), device=place)
+    made = law.quantile(_uniforms(key, piece, n, v, source))
+    if not own or made is not v:  # a user's law may give its values in memory of their own
         view.copy_(made.view(view.shape))
     return [] if label is None else [(label, _moments(law, made))]
 
 
+def _uniforms(key: bytes, piece: Piece, each: int, out: Tensor, source: Source) -> Tensor:
+    """Fill contiguous memory with the uniforms of some elements, so many for each."""
+    rows, end = piece.rows, 0
+    if rows is None:
+        return source.at(key, piece.first * each, out)
+    if not rows.through:
+        return source.runs(key, [(a * each, n * each) for a, n in rows.within(piece.first, out.numel() // each)], out)
+    most = max(1, (sampling.CHUNK if out.is_cpu else _LARGE) // rows.size)
+    for first, count in rows.together(piece.first, out.numel() // each, most):
+        whole = source.memory(count * rows.size * each, out.dtype, "whole", out.device)
+        whole, size = source.at(key, first * each, whole).view(count, -1), count * rows.held * each
+        kept = [whole[:, start * each : stop * each] for start, stop in rows.runs]
+        torch.cat(kept, 1, out=out[end : end + size].view(count, -1))
+        end += size
+    return out
+
+
 def _moments(law: Law, made: Tensor) -> Moments:
     return Moments(law.mean or 0.0).add(made, wide=False)
-
-
-@dataclass(frozen=True)
-class _Cut:
-    """Elements cut out of whole rows."""
-
-    target: Tensor
-    rows: int
-    size: int
-    """The length of the axis that is cut."""
-    row: int
-    """The elements of a row."""
-    index: Tensor
-    """Which places of the axis are kept."""
-
-    def numel(self) -> int:
-        return self.target.numel()
-
-
-def _views(part: Here, most: int) -> Iterator[tuple[int, Tensor | _Cut]]:
-    """(number of the first element in the whole, where to write): pieces of at most a chunk."""
-    if part.ranges is None:
-        yield from pieces(part.tensor, most)
-        return
-    if not part.tensor.is_contiguous():
-        raise RuntimeError("its shard is not contiguous in memory")
-    flat, end = part.tensor.view(-1), 0
-    if (cut := part.cut(SHORT)) is not None and cut.row <= most:
-        index = torch.tensor(cut.kept)
-        for first, count in cut.runs:
-            many = most // cut.row
-            for row in range(0, count // cut.row, many):
-                rows = min(many, count // cut.row - row)
-                size = rows * len(cut.kept) * (cut.row // cut.size)
-                yield first + row * cut.row, _Cut(flat[end : end + size], rows, cut.size, cut.row, index)
-                end += size
-        return
-    for first, count in part.runs():
-        yield from pieces(flat[end : end + count], most, first)
-        end += count

@@ -41,7 +41,7 @@ bench: $(STAMP) ## run benchmarks/*.py
 	  found=1; echo "== $$file"; $(PY) "$$file" || exit 1; done; \
 	[ -n "$$found" ] || echo "there are no benchmarks yet"
 
-parity: $(VENV)/.stamp-parity ## compare with Keras, JAX and Flax (installs them)
+parity: $(VENV)/.stamp-parity ## compare with Keras, JAX, Flax and the models of transformers (installs them)
 	@if [ -d tests/parity ]; then $(PY) -m pytest tests/parity; else echo "there are no parity tests yet"; fi
 
 clean: ## remove what builds, tests and runs leave

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import activations, diagnosis, expressions, registry
 from initconf.choices import Choice, choose
-from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed
+from initconf.errors import CompileError, InitConfError, Problem, listed
 from initconf.laws import Law
 from initconf.loading import load
 from initconf.origins import Feed
@@ -112,28 +113,22 @@ def _survey(model: nn.Module, spec: InitSpec, walked: Walk | None = None) -> lis
         raise CompileError(problems) from None
 
 
-def verdicts(model: nn.Module, spec: Any, name: str) -> list[tuple[str, str]]:
-    """Every rule that was considered for a parameter, strongest first, and what became of it: (rule, verdict)."""
-    spec = load(spec)
-    sites = _survey(model, spec)
-    matched = match(list(spec.live_rules()), sites)
-    i = next((i for i, site in enumerate(sites) if name in (site.name, *site.aliases)), None)
-    if i is None:
-        known = [x for site in sites for x in (site.name, *site.aliases)]
-        raise InitConfError(f"the model has no parameter {name!r}; {did_you_mean(name, known)}")
-    mine = {n for n, (site, _) in enumerate(matched.names) if site == i}
-    told = []
-    for r in reversed(range(len(matched.verdicts))):
-        if r in matched.winners[i]:
-            blocks = [b.block or "" for b, w in zip(sites[i].blocks, matched.winners[i], strict=False) if w == r]
-            said = "wins" if len(blocks) == len(sites[i].blocks) else f"wins the blocks {', '.join(blocks)}"
-        elif i in matched.verdicts[r].matched:
-            said = "matches, but a later rule wins"
-        else:
-            failing = [k for k, held in matched.selected[r].items() if not held & mine]
-            said = f"does not match: {', '.join(failing) or 'no single name has all its selectors'}"
-        told.append((matched.verdicts[r].name, said))
-    return told
+def compile_one(
+    model: nn.Module, spec: InitSpec, sites: Sequence[Site], matched: Match, i: int, example: Any = None
+) -> tuple[Entry | None, list[Problem]]:
+    """What site `i` would receive, and the problems that concern it: for a model that does not compile as a whole."""
+    site, work = sites[i], _Compilation(spec, sites, matched, model, example)
+    entry = work.entry(i, site)
+    mine = [r for r, verdict in enumerate(matched.verdicts) if i in verdict.matched]
+    for r in mine:
+        work.choice(r)
+    paths = [spec.path(f"rules.{matched.verdicts[r].name}") for r in mine]
+    called = [re.compile(rf"(?<![\w.]){re.escape(place.name)}(?![\w.])") for place in site.places]
+    for problem in diagnosis.problems(spec, matched, sites, work.choices):
+        bent = any(f"{problem.path}.".startswith(f"{path}.") for path in paths)
+        if bent or any(name.search(problem.text) for name in called):  # such as of a head that is tied, and so no head
+            work.problems.append(problem)
+    return entry, list(dict.fromkeys([*work.problems, *work.regroup()]))
 
 
 def _refuse_unready(spec: InitSpec) -> None:

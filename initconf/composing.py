@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, MutableMapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
-import yaml
 from hydra import initialize_config_dir, initialize_config_module
+from hydra._internal.core_plugins.file_config_source import FileConfigSource
+from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
+from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
+from hydra.plugins.config_source import ConfigResult
 from hydra.version import VersionBase
+from omegaconf.basecontainer import BaseContainer
 
-from initconf.errors import Problem, SpecError, near
-from initconf.provenance import OVERRIDE, find
-from initconf.reading import first_line, yaml_problem
+from initconf.errors import Problem, SpecError
+from initconf.provenance import OVERRIDE, label
+from initconf.reading import check, text_of
+from initconf.refusals import RESOLVERS, group_problem, override_problem
 
 SHIPPED = "initconf.conf"
-OWN = "__mapping__"
-"""The name under which a mapping is put before Hydra."""
 # Hydra 1.4 deprecates the argument that 1.3 warns about where it is missing.
 _HYDRA: dict[str, Any] = {} if tuple(map(int, hydra.__version__.split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
 _LOCK = threading.RLock()
-_KEY = re.compile(r"(init(\.[\w-]+)*|init(/[\w-]+)*)(@[\w.-]+)?")
 
 
 @contextmanager
@@ -41,7 +42,7 @@ def hydra_of_our_own(config_dir: str | Path | None = None) -> Iterator[Any]:
     with _LOCK:
         kept = {kind: Singleton._instances.pop(kind, None) for kind in (GlobalHydra, VersionBase)}
         try:
-            with _initialized(config_dir):
+            with _checked_files(), _initialized(config_dir):
                 yield GlobalHydra.instance().config_loader()
         finally:
             for kind, instance in kept.items():
@@ -81,76 +82,83 @@ def absolute(override: Any) -> str:
 
 def parse(override: str) -> Override:
     """An override as Hydra reads it. SpecError for one that does not parse or that sweeps."""
-    match = OVERRIDE.fullmatch(override)
-    key = match["key"] if match else ""
-    source = f"override {override!r}"
     try:
         parsed = OverridesParser.create().parse_override(override)
     except Exception as error:  # noqa: BLE001 - the parser raises whatever it stumbles over
-        remedy = _quoted(match, key) if match else None
-        raise SpecError(Problem(f"the override does not parse: {first_line(error)}", None, None, source, remedy)) from None
+        raise SpecError(override_problem(override, error)) from None
     if parsed.is_sweep_override():
+        key = parsed.get_key_element()
         remedy = f"a sweep is run by Hydra, with -m; a list is written {key}=[...]"
-        raise SpecError(Problem("the override gives several values, and a spec has one", None, None, source, remedy))
+        text = "the override gives several values, and a spec has one"
+        raise SpecError(Problem(text, None, None, f"override {override!r}", remedy))
     return parsed
 
 
-def _quoted(match: re.Match[str], key: str) -> str:
-    if not _KEY.fullmatch(key):
-        return "write key=value, where the key is names with dots between them: init.rules.head.gain=0.1"
-    if match["value"] is None:
-        return f"write {key}=VALUE"
-    if match["value"][1:2] in ("{", "["):
-        return 'put strings inside it in double quotes: {match: "^head\\.(a|b)$", gain: "1/sqrt(2)"}'
-    text = match["value"][1:].strip("'\"")
-    return f"single quotes for the shell, double quotes for Hydra: '{match['sign'] or ''}{key}=\"{text}\"'"
+def check_groups(lines: Sequence[str], loader: Any) -> None:
+    """SpecError for an override that chooses what is in no group."""
+    chosen = [parsed for line in lines if "/" in (parsed := parse(line)).key_or_group]
+    problems = [group_problem(override, loader) for override in chosen]
+    if found := [problem for problem in problems if problem is not None]:
+        raise SpecError(found)
 
 
-def hydra_problem(error: Exception, overrides: Sequence[str], loader: Any, own: dict[str, tuple[str, Any]]) -> Problem:
-    """What Hydra refused to compose, and where that was said."""
-    if isinstance(error, yaml.MarkedYAMLError):
-        return yaml_problem(error)
-    said = str(error).strip().splitlines() or [type(error).__name__]
-    guilty = next((o for o in overrides if o in str(error) or f"'{o.lstrip('+~').partition('=')[0]}'" in said[0]), None)
-    missing = getattr(error, "missing_cfg_file", None)
-    if isinstance(missing, str):
-        group, _, name = missing.rpartition("/")
-        guilty = guilty or next((o for o in overrides if o.lstrip("+").startswith(f"{group}=") and name in o), None)
-        source = f"override {guilty!r}" if guilty else _file(said[0], loader, own)
-        kind = {"init": "scheme", "init/rules": "rule file"}.get(group, "configuration")
-        return unknown(kind, group if guilty else "init.defaults", name, loader.get_group_options(group), source)
-    source = f"override {guilty!r}" if guilty else _file(said[0], loader, own)
-    if error.__cause__ is not None and said[0].startswith("Error merging"):
-        said = [first_line(error.__cause__)]
-    text = "; ".join(re.sub(r"^In '.+?': ", "", line.strip()).rstrip(".") for line in said if line.strip())
-    remedy = None
-    key = guilty.lstrip("+~").partition("=")[0] if guilty else ""
-    if key == "init.rules":
-        text, remedy = "the rules are a mapping", "rule files are chosen with a slash: init/rules=[roles,head]"
-    elif "Config group override must be a string or a list" in text:
-        guilty = next((o for o in overrides if "/" in o.partition("=")[0]), None)
-        source, remedy = f"override {guilty!r}" if guilty else source, "for no rules, init/rules=none"
-    elif "Could not delete" in text:
-        remedy = f"to switch it off, {key}=null"
-    elif "appears more than once" in text:
-        remedy = "a spec starts from one scheme, and names its rule files in one list: rules: [roles, head]"
-    return Problem(text, "init", None, source, remedy)
+# --- what a scheme may not do ----------------------------------------------------------------------------------------------
 
 
-def unknown(kind: str, path: str, name: str, known: Sequence[str], source: str | None = None) -> Problem:
-    """A name that nothing has."""
-    there = sorted(option for option in known if option != OWN)
-    close = near(name, there, 1)
-    remedy = (f"did you mean {close[0]!r}? " if close else "") + f"there are: {', '.join(there)}" if there else None
-    return Problem(f"no {kind} has this name", path, repr(name), source, remedy)
+@contextmanager
+def resolvers_of_schemes() -> Iterator[None]:
+    """In this thread, inside, an interpolation calls none but RESOLVERS.
+
+    An application may register whatever it likes, `eval` for one: that is for its own configuration, and a scheme may come from
+    elsewhere. The table is OmegaConf's own and the same for all threads, so it is hidden from this one, and not emptied.
+    """
+    with _LOCK:
+        kept = BaseContainer._resolvers
+        BaseContainer._resolvers = _Hidden(kept)  # type: ignore[assignment]
+        try:
+            yield
+        finally:
+            BaseContainer._resolvers = kept
 
 
-def _file(said: str, loader: Any, own: dict[str, tuple[str, Any]]) -> str | None:
-    """The file that Hydra was reading, of which its text says `In 'init/mine': ...`."""
-    match = re.match(r"In '(.+?)'", said)
-    if match is None:
-        return next(iter(own.values()))[0] if own else None
-    if match[1] in own:
-        return own[match[1]][0]
-    found = find(loader, match[1])
-    return found[0] if found else None
+class _Hidden(MutableMapping[str, Any]):
+    def __init__(self, table: MutableMapping[str, Any]) -> None:
+        self.table, self.thread = table, threading.get_ident()
+
+    def __getitem__(self, name: str) -> Any:
+        if name not in RESOLVERS and threading.get_ident() == self.thread:
+            raise KeyError(name)
+        return self.table[name]
+
+    def __setitem__(self, name: str, resolver: Any) -> None:
+        self.table[name] = resolver
+
+    def __delitem__(self, name: str) -> None:
+        del self.table[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return (name for name in self.table if name in self)
+
+    def __len__(self) -> int:
+        return sum(1 for _ in self)
+
+
+class _Checked(FileConfigSource):
+    """YAML of a directory, looked at before Hydra builds anything of it."""
+
+    def load_config(self, config_path: str) -> ConfigResult:
+        place = label(Path(self.path) / self._normalize_file_name(config_path))
+        check(text_of(Path(place)), place, scheme=config_path.startswith("init/"))
+        return super().load_config(config_path)
+
+
+@contextmanager
+def _checked_files() -> Iterator[None]:
+    Plugins.instance()  # registers Hydra's own sources, once in a process
+    known = SourcesRegistry.instance().types
+    kept = known["file"]
+    known["file"] = _Checked
+    try:
+        yield
+    finally:
+        known["file"] = kept

@@ -6,15 +6,17 @@ with `initconf.layout(MyModule)`.
 
 from __future__ import annotations
 
+import inspect
 import math
 import re
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from initconf.errors import InitConfError
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
 from initconf.sites import Layout, own_class
-from initconf.spec import Role
+from initconf.spec import ROLES, Role
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -33,6 +35,8 @@ EMBEDDING = Layout(role="embedding", out_axes=(1,), in_axes=(), batch_axes=(0,))
 LINEAR = {"weight": Layout(), "bias": BIAS}
 NORM = {"weight": Layout(role="norm_scale"), "bias": Layout(role="norm_shift")}
 GATES = {"RNN": (), "LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
+HAVE_AXES = ("weight", "recurrent", "embedding")
+"""Roles whose axes mean something."""
 
 
 def layout(module: type | str) -> Callable[[F], F]:
@@ -55,12 +59,23 @@ def layout(module: type | str) -> Callable[[F], F]:
     >>> initconf.compile(InOut(), "lecun")["weight"].fan_in
     3.0
 
-    Raises InitConfError for a class that has a layout already.
+    Axes may be counted from the end. The class itself is asked before its dotted name, that before the bare one, and all three
+    before its base classes. Raises InitConfError for a class that has a layout already, for what is no class, and for a
+    function that does not take these three.
     """
+    if not inspect.isclass(module) and not isinstance(module, str):
+        remedy = "write @initconf.layout(MyModule), with the module's class or its name"
+        raise InitConfError(Problem(f"a layout is for a class, and this is a {type(module).__name__}", remedy=remedy))
+    title = module if isinstance(module, str) else module.__qualname__
 
     def add(fn: F) -> F:
         if module in _layouts:
-            raise InitConfError(f"there is a layout for {module if isinstance(module, str) else module.__qualname__} already")
+            raise InitConfError(f"there is a layout for {title} already")
+        try:
+            inspect.signature(fn).bind("module", "name", "parameter")
+        except TypeError as error:
+            remedy = "let it take the module, the parameter's name and the parameter, and return an initconf.Layout"
+            raise InitConfError(Problem(f"the layout of {title}: {error}", remedy=remedy)) from None
         _layouts[module] = fn
         return fn
 
@@ -79,9 +94,23 @@ def find(module: nn.Module, name: str, parameter: Tensor, known: dict[type, list
         known[kind] = [_layouts[key] for key in keys if key in _layouts]
         known[kind] += [describe for pattern, describe in _families if pattern.fullmatch(dotted)]
     for describe in known[kind]:
-        if (found := describe(module, name, parameter)) is not None:
-            _check(found, module, name, parameter)
-            return found
+        try:
+            found = describe(module, name, parameter)
+        except Exception as error:
+            text = f"the layout of {kind.__qualname__}.{name} cannot be told: {type(error).__name__}: {error}"
+            raise InitConfError(Problem(text, remedy="mend the function that initconf.layout was given")) from error
+        if found is not None:
+            where = kind.__qualname__, name
+            if not isinstance(found, Layout):
+                raise InitConfError(f"the layout of {'.'.join(where)} is {found!r}, not a Layout")
+            try:
+                return _fitted(found, parameter.shape)
+            except InitConfError as error:
+                said = [replace(p, text=f"the layout of {'.'.join(where)}: {p.text}", path=None) for p in error.problems]
+                raise InitConfError(said) from None
+            except TypeError:  # a list cannot be looked up, a number not be gone through
+                text = f"the layout of {'.'.join(where)} is {found!r}: its axes, names and sizes are to be tuples"
+                raise InitConfError(text) from None
     return _assume(module, name, parameter)
 
 
@@ -96,32 +125,39 @@ def family(pattern: str) -> Callable[[F], F]:
 
 
 def declared(said: DeclaredLayout, where: str, parameter: Tensor) -> Layout:
-    """The layout that a spec declares, checked against the parameter's shape. Raises InitConfError where they do not fit."""
-    axes, blocks, shape = said.axes, said.blocks, tuple(parameter.shape)
-    found = Layout(
-        role=said.role or "weight",
-        out_axes=axes.get("out", (0,)),
-        in_axes=axes.get("in", (1,) if axes.get("out") != (1,) else (0,)),
-        batch_axes=axes.get("batch", ()),
+    """The layout that a spec declares under the path `where`, for a parameter that it matches.
+
+    Axes may be counted from the end. Where `out` or `in` is left out, it is the first axis that is free: {in: 0} is (in, out),
+    and {batch: 0} of three axes is (batch, out, in). An embedding's vectors lie along the last axis. Raises CompileError where
+    the layout does not fit the shape.
+    """
+    shape, role, axes, blocks = tuple(parameter.shape), said.role or "weight", said.axes, said.blocks
+    given: dict[str, tuple[int, ...]] = dict(axes) if axes or role in HAVE_AXES else {"out": (0,), "in": (1,)}
+    taken = {axis + len(shape) if axis < 0 else axis for named in axes.values() for axis in named}
+    free = [axis for axis in range(len(shape)) if axis not in taken]
+    if not given and role == "embedding":
+        given = {"out": tuple(free[-1:]), "in": (), "batch": tuple(free[:-1])}
+    for key in ("out", "in"):
+        if key not in given:
+            given[key], free = tuple(free[:1]), free[1:]
+    layout = Layout(
+        role=role,
+        out_axes=given["out"],
+        in_axes=given["in"],
+        batch_axes=given.get("batch", ()),
         groups=said.groups or 1,
         stride=said.stride or 1,
         transposed=said.transposed,
-        block_axis=blocks.get("axis", 0),
+        block_axis=blocks.get("axis") or 0,
         block_names=blocks.get("names", ()),
         block_sizes=blocks.get("sizes", ()),
         zero_row=said.zero_row,
         fans_of=said.fans_of,
     )
-    has_axes = len(shape) >= 2 or said.axes
-    for axis in (*(found.all_axes if has_axes else ()), *((found.block_axis,) if found.block_names else ())):
-        if not 0 <= axis < len(shape):
-            raise InitConfError(f"{where} names axis {axis}, and the shape is {shape}")
-    if has_axes and len(set(found.all_axes)) < len(found.all_axes):
-        raise InitConfError(f"{where} names an axis twice")
-    if found.zero_row is not None and not 0 <= found.zero_row < shape[0]:
-        raise InitConfError(f"{where} names row {found.zero_row}, and the shape is {shape}")
-    found.blocks(shape)
-    return found
+    try:
+        return _fitted(layout, shape)
+    except InitConfError as error:
+        raise CompileError(replace(p, path=f"{where}.{p.path}") for p in error.problems) from None
 
 
 def names() -> list[str]:
@@ -129,14 +165,68 @@ def names() -> list[str]:
     return sorted(key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}" for key in _layouts)
 
 
-def _check(found: Any, module: nn.Module, name: str, parameter: Tensor) -> None:
-    where = f"the layout of {type(module).__qualname__}.{name}"
-    if not isinstance(found, Layout):
-        raise InitConfError(f"{where} is {found!r}, not a Layout")
-    if found.role in ("weight", "recurrent", "embedding"):
-        for axis in found.all_axes:
-            if not 0 <= axis < parameter.ndim:
-                raise InitConfError(f"{where} names axis {axis}, and the shape is {tuple(parameter.shape)}")
+@lru_cache(maxsize=4096)
+def _fitted(layout: Layout, shape: tuple[int, ...]) -> Layout:
+    """The layout with axes and rows counted from the front.
+
+    Raises InitConfError where it does not fit the shape; the paths of its problems are the keys that declare what is wrong.
+    """
+    shape = tuple(shape)
+    lists = (layout.out_axes, layout.in_axes, layout.batch_axes, layout.block_names, layout.block_sizes)
+    if not all(isinstance(one, tuple) for one in lists):
+        raise TypeError
+    if problems := [*_roles_and_axes(layout, shape), *_blocks_and_rows(layout, shape)]:
+        raise InitConfError(problems)
+    if min(*layout.all_axes, layout.block_axis, layout.zero_row or 0, 0) == 0:
+        return layout
+    n = max(len(shape), 1)
+    return replace(
+        layout,
+        out_axes=tuple(axis % n for axis in layout.out_axes),
+        in_axes=tuple(axis % n for axis in layout.in_axes),
+        batch_axes=tuple(axis % n for axis in layout.batch_axes),
+        block_axis=layout.block_axis % n,
+        zero_row=None if layout.zero_row is None else layout.zero_row % shape[0],
+    )
+
+
+def _roles_and_axes(layout: Layout, shape: tuple[int, ...]) -> Iterator[Problem]:
+    if layout.role not in ROLES:
+        yield Problem(f"no role is named {layout.role!r}", "role", remedy=did_you_mean(str(layout.role), ROLES))
+    named = layout.all_axes if layout.role in HAVE_AXES else ()
+    beyond = [axis for axis in named if not -len(shape) <= axis < len(shape)]
+    for axis in beyond:
+        yield Problem(f"the shape {shape} has no axis {axis}", "axes")
+    if beyond or not named:
+        return
+    counted = [axis % len(shape) for axis in named]
+    for axis in sorted({axis for axis in counted if counted.count(axis) > 1}):
+        yield Problem(f"axis {axis} is named twice", "axes")
+    side, axes = ("in", layout.in_axes) if layout.transposed else ("out", layout.out_axes)
+    size = math.prod(shape[axis] for axis in axes)
+    if layout.groups < 1 or size % layout.groups:
+        yield Problem(f"{layout.groups} groups do not divide {size}, the size of the {side} axes", "groups")
+
+
+def _blocks_and_rows(layout: Layout, shape: tuple[int, ...]) -> Iterator[Problem]:
+    row, axis, names = layout.zero_row, layout.block_axis, layout.block_names
+    if names and not -len(shape) <= axis < len(shape):
+        yield Problem(f"the shape {shape} has no axis {axis}", "blocks")
+    elif names and not layout.block_sizes and shape[axis] % len(names):
+        text = f"{len(names)} blocks of one size do not divide {shape[axis]}, the size of axis {axis}"
+        yield Problem(text, "blocks", remedy=f"give the sizes of {', '.join(names)}")
+    elif names:
+        try:
+            layout.blocks(shape)
+        except InitConfError as error:
+            yield Problem(str(error), "blocks")
+    elif layout.block_sizes:
+        yield Problem(f"the blocks of sizes {list(layout.block_sizes)} have no names", "blocks", remedy="give them block_names")
+    if row is not None and not (shape and -shape[0] <= row < shape[0]):
+        yield Problem(f"the shape {shape} has no row {row}", "zero_row")
+    elif row is not None and names and axis % len(shape) == 0:
+        text = "the rows are in blocks, and one of them is to stay zero"
+        yield Problem(text, "zero_row", remedy="leave out the blocks, or zero_row")
 
 
 # --- torch.nn --------------------------------------------------------------------------------------------------------------
@@ -147,10 +237,23 @@ def _linear(module: Any, name: str, parameter: Tensor) -> Layout | None:
     return LINEAR.get(name)
 
 
+@dataclass(frozen=True)
+class Multilinear(Layout):
+    """Of a map that multiplies several inputs, one to each in axis.
+
+    An output sums over all tuples of inputs. An element of the input i reaches every output, by way of the product of the other
+    inputs' sizes: fan_out is the mean over the elements of all inputs, out * n * prod(in) / sum(in) for n inputs.
+    """
+
+    def fans(self, shape: tuple[int, ...]) -> tuple[float, float]:
+        fan_in, out = super().fans(shape)
+        sizes = [shape[axis] for axis in self.in_axes]
+        return fan_in, out * len(sizes) * fan_in / max(sum(sizes), 1)
+
+
 @layout("torch.nn.modules.linear.Bilinear")
 def _bilinear(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    # Every output sums over all pairs of inputs.
-    return {"weight": Layout(in_axes=(1, 2)), "bias": BIAS}.get(name)
+    return {"weight": Multilinear(in_axes=(1, 2)), "bias": BIAS}.get(name)
 
 
 @layout("torch.nn.modules.conv._ConvNd")
@@ -208,7 +311,7 @@ def _attention(module: Any, name: str, parameter: Tensor) -> Layout | None:
     if name in ("q_proj_weight", "k_proj_weight", "v_proj_weight"):
         return Layout()
     if name == "in_proj_bias":
-        return Layout(role="bias", block_names=qkv, fans_of="in_proj_weight" if module.in_proj_weight is not None else None)
+        return Layout(role="bias", block_names=qkv, fans_of="in_proj_weight" if module._qkv_same_embed_dim else None)
     return Layout(role="bias") if name in ("bias_k", "bias_v") else None
 
 
@@ -274,7 +377,9 @@ def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
     if "norm" in kind.lower() and parameter.ndim <= 1:
         return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
     if (found := by_name(name, tuple(parameter.shape))) is not None:
-        carries = found.role == "bias" and isinstance(getattr(module, "weight", None), type(parameter))
+        # Not `module.weight`: of a parametrised one that would be computed, and spectral_norm learns from every call.
+        made = "weight" in (module._modules.get("parametrizations") or ())
+        carries = found.role == "bias" and (made or module._parameters.get("weight") is not None)
         return replace(found, fans_of="weight" if carries else None, assumed=guess)
     if "embedding" in kind.lower() and parameter.ndim == 2 and name == "weight":
         return Layout(**{**EMBEDDING.__dict__, "assumed": guess})

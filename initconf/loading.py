@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,18 +12,15 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import InterpolationKeyError, MissingMandatoryValue
-from pydantic import BaseModel, ValidationError
 
-from initconf.composing import OWN, SHIPPED, absolute, hydra_of_our_own, hydra_problem, parse, unknown
-from initconf.errors import Problem, SpecError, did_you_mean, near
+from initconf.composing import SHIPPED, absolute, check_groups, hydra_of_our_own, parse, resolvers_of_schemes
+from initconf.errors import Problem, SpecError, did_you_mean
 from initconf.provenance import PYTHON, Sources, collect, find
-from initconf.provenance import label as shown
-from initconf.reading import first_line, plain, read
-from initconf.spec import SELECTORS, SETTINGS, DeclaredLayout, InitSpec, Rule
-
-_WIDEST = 100
-"""How much of a value an error shows."""
+from initconf.provenance import label as place_of
+from initconf.reading import OUTSIDE, leads_out, plain, read
+from initconf.refusals import OWN, hydra_problem, resolving_problem, unknown
+from initconf.spec import InitSpec
+from initconf.validating import created, rooted, shown, validated
 
 
 def load(
@@ -47,7 +44,7 @@ def load(
     >>> load("he", overrides=["gain=0.5"]).gain
     0.5
     """
-    lines = [absolute(override) for override in ([overrides] if isinstance(overrides, str) else overrides)]
+    lines = _together(absolute, [overrides] if isinstance(overrides, str) else overrides)
     if isinstance(source, InitSpec):
         return _bent(source, lines, config_dir) if lines else source
     if isinstance(source, DictConfig):
@@ -61,7 +58,7 @@ def load(
         named = isinstance(source, Path) or path.suffix in (".yaml", ".yml")
         if named or (_is_file(path) and source not in schemes(config_dir)):  # a stray file `he` does not hide the scheme
             data, text = read(path)
-            return _from_data(data, lines, _home(path, config_dir), shown(path), text)
+            return _from_data(data, lines, _home(path, config_dir), place_of(path), text)
         return _composed(str(source), lines, config_dir, {})
     raise SpecError(
         Problem(
@@ -86,7 +83,8 @@ def rule_files(config_dir: str | Path | None = None) -> list[str]:
 def catalogue(group: str, config_dir: str | Path | None = None) -> dict[str, tuple[str, str]]:
     """The configurations of a group (`init` or `init/rules`) by name, sorted: where each stands, and its text."""
     with hydra_of_our_own(config_dir) as loader:
-        found = {name: find(loader, f"{group}/{name}") for name in sorted(loader.get_group_options(group))}
+        places = loader.get_sources()
+        found = {name: find(places, f"{group}/{name}") for name in sorted(loader.get_group_options(group))}
     return {name: place for name, place in found.items() if place is not None}
 
 
@@ -111,59 +109,75 @@ def load_application(
         there = [path.stem for path in folder.glob("*.yaml")]
         raise SpecError(Problem("there is no such configuration", "--config-name", repr(name), None, did_you_mean(name, there)))
     typed, prefix = list(overrides), tuple(node.split("."))
-    for override in typed:
-        parse(override)  # its errors say more than those of `compose`
+    _together(parse, typed)  # its errors say more than those of `compose`
     with hydra_of_our_own(folder) as loader:
         try:
             whole = compose(name, typed)
             sources = collect(loader, name, typed, prefix, {})
+        except SpecError:
+            raise
         except Exception as error:  # noqa: BLE001 - as in `_composed`
             raise SpecError(hydra_problem(error, typed, loader, {})) from None
     try:
         part = OmegaConf.select(whole, node)
     except Exception as error:  # noqa: BLE001 - an interpolation may call any resolver of the application
-        raise SpecError(Problem(first_line(error), node)) from None
+        raise SpecError(resolving_problem(error, node, None, sources.of(""), own=False)) from None
     if not isinstance(part, DictConfig):
         there = [str(key) for key in whole]
         raise SpecError(Problem(f"the configuration {name!r} has no such node", node, remedy=did_you_mean(node, there)))
-    return _validated(part, sources)
+    return validated(part, sources)
 
 
 # --- the ways in -----------------------------------------------------------------------------------------------------------
 
 
+def _together(read: Callable[[Any], Any], overrides: Sequence[Any]) -> list[Any]:
+    """What is read of each override. SpecError with the problems of all."""
+    done, problems = [], list[Problem]()
+    for override in overrides:
+        try:
+            done.append(read(override))
+        except SpecError as error:
+            problems += error.problems
+    if problems:
+        raise SpecError(problems)
+    return done
+
+
 def _bent(spec: InitSpec, lines: list[str], config_dir: str | Path | None) -> InitSpec:
     """A spec with overrides. What they leave alone still comes from where the spec had it."""
-    data = plain(_literal(spec.model_dump(exclude_unset=True, warnings=False)), "init")
-    bent = _composed(data, lines, config_dir, {})
-    known = spec._sources or Sources()
-    same = known.prefix == bent._sources.prefix
-    bent._sources.files = known.files if same else []
-    bent._sources.overrides = [*(known.overrides if same else ()), *bent._sources.overrides]
-    return bent
+    data = plain(literal(spec.model_dump(exclude_unset=True, warnings=False)), "init")
+    return _composed(data, lines, config_dir, {f"init/{OWN}": None}, spec._sources or Sources([(PYTHON, ("init",), data)]))
 
 
-def _literal(value: Any) -> Any:
+def literal(value: Any) -> Any:
     """Values that are resolved already, so that what looks like an interpolation in them is not resolved again."""
     if isinstance(value, dict):
-        return {key: _literal(item) for key, item in value.items()}
+        return {key: literal(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_literal(item) for item in value]
+        return [literal(item) for item in value]
     return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _from_node(node: DictConfig) -> InitSpec:
     try:
         full = node._get_full_key(None) or ""
+        said: Any = OmegaConf.to_container(node, resolve=False)
+        composed = node._get_root()._get_flag("struct")  # Hydra sets it
     except Exception:  # noqa: BLE001 - OmegaConf's own bookkeeping, for the addresses of values only
-        full = ""
+        full, said, composed = "", None, True
     prefix = tuple(full.split(".")) if full else ()
     sources = Sources(prefix=prefix)
     if prefix and HydraConfig.initialized() and GlobalHydra.instance().is_initialized():
         running = HydraConfig.get()
-        typed = [*running.overrides.hydra, *running.overrides.task]
+        # As they were typed: an override that holds an interpolation would be resolved like any other value.
+        as_typed: Any = OmegaConf.to_container(running.overrides, resolve=False)
+        typed = [*as_typed["hydra"], *as_typed["task"]]
         sources = collect(GlobalHydra.instance().config_loader(), running.job.config_name, typed, prefix, {})
-    return _validated(node, sources)
+        composed = False
+    if not composed and isinstance(said, dict):
+        sources.node = said
+    return validated(node, sources, own=False)
 
 
 def _from_data(
@@ -172,32 +186,26 @@ def _from_data(
     """The spec of a file or a mapping, with all that its `defaults` name."""
     if "defaults" in data or lines:
         return _composed(data, lines, config_dir, {f"init/{OWN}": (label, content)})
-    return _validated(_rooted(data, label), Sources([(label, ("init",), content)]))
-
-
-def _rooted(data: dict[str, Any], label: str) -> DictConfig:
-    """The node of a spec. Its interpolations may begin at the spec (`${gain}`) or at the configuration (`${init.gain}`)."""
-    try:
-        node = OmegaConf.create({**data, "init": data})._get_node("init")
-    except Exception as error:  # noqa: BLE001 - keys and strings may be anything that OmegaConf's grammar stumbles over
-        raise SpecError(Problem(first_line(error), "init", None, label)) from None
-    assert isinstance(node, DictConfig)
-    return node
+    sources = Sources([(label, ("init",), content)])
+    return validated(rooted(data, sources), sources)
 
 
 def _composed(
     source: str | dict[str, Any],
     lines: list[str],
     config_dir: str | Path | None,
-    own: dict[str, tuple[str, str | Mapping[str, Any]]],
+    own: dict[str, tuple[str, str | Mapping[str, Any]] | None],
+    base: Sources | None = None,
 ) -> InitSpec:
-    """The spec that Hydra composes; `own` is where a mapping came from."""
-    label = next(iter(own.values()))[0] if own else None
+    """The spec that Hydra composes; `own` is where a mapping came from, `base` where the values of a spec did."""
+    place = next(iter(own.values()), None)
+    label = place[0] if place else None
     # `init=glorot` among the overrides chooses another scheme.
     chosen = [line for line in lines if line.lstrip("+").startswith("init=")]
     if chosen:
-        source, lines = chosen[-1].partition("=")[2].strip("'\""), [line for line in lines if line not in chosen]
-    with hydra_of_our_own(config_dir) as loader:
+        source, base = chosen[-1].partition("=")[2].strip("'\""), None
+        lines = [line for line in lines if line not in chosen]
+    with hydra_of_our_own(config_dir) as loader, resolvers_of_schemes():
         store, name = ConfigStore.instance(), source if isinstance(source, str) else OWN
         extra = [f"hydra.searchpath=[pkg://{SHIPPED}]"] if config_dir is not None else []
         typed = [f"+init={name}", *extra, *lines]
@@ -208,7 +216,9 @@ def _composed(
                     raise SpecError(unknown("scheme", "init", source, known, said))
             else:
                 body = {**source, "defaults": _defaults(source.get("defaults"), label)}
-                store.store(group="init", name=name, node=OmegaConf.create(body))
+                at_hand = Sources([(place[0], ("init",), place[1])] if place else [], base=base)
+                store.store(group="init", name=name, node=created(body, source, at_hand))
+            check_groups(lines, loader)
             node = compose(overrides=typed).get("init")
             sources = collect(loader, None, typed, ("init",), own)
             data = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
@@ -218,9 +228,10 @@ def _composed(
             raise SpecError(hydra_problem(error, lines, loader, own)) from None
         finally:
             store.repo.get("init", {}).pop(f"{OWN}.yaml", None)
-    if not isinstance(data, dict):
-        raise SpecError(Problem("the spec is empty", "init", None, label, "choose a scheme: init=he"))
-    return _validated(_rooted(plain(data, "init"), label or "init"), sources)
+        if not isinstance(data, dict):
+            raise SpecError(Problem("the spec is empty", "init", None, label, "choose a scheme: init=he"))
+        sources.base = base
+        return validated(rooted(plain(data, "init"), sources), sources)
 
 
 def _defaults(value: Any, label: str | None) -> list[Any]:
@@ -228,7 +239,11 @@ def _defaults(value: Any, label: str | None) -> list[Any]:
     entries = [value] if isinstance(value, (str, dict)) else [] if value is None else value
     if not isinstance(entries, list) or not all(isinstance(entry, (str, dict)) for entry in entries):
         remedy = "write schemes and rule files: [he, {rules: [roles, head]}, _self_]"
-        raise SpecError(Problem("not a defaults list", "init.defaults", _shown(value), label, remedy))
+        raise SpecError(Problem("not a defaults list", "init.defaults", shown(value), label, remedy))
+    for entry in entries:
+        for name in _texts([*entry.items()] if isinstance(entry, dict) else entry):
+            if leads_out(name):
+                raise SpecError(Problem(OUTSIDE[0], "init.defaults", shown(name), label, OUTSIDE[1]))
     # A scheme brings both itself; else they make keys known, and `init/rules=[...]` possible.
     base: dict[str, Any] = {"optional schema@_here_": "base"}
     slot: dict[str, Any] = {"rules": []}
@@ -237,6 +252,13 @@ def _defaults(value: Any, label: str | None) -> list[Any]:
         named = {key for entry in entries if isinstance(entry, dict) for key in entry}
         front = [item for item in (base, slot) if not named & set(item)]
     return [*front, *entries, *([] if "_self_" in entries else ["_self_"])]
+
+
+def _texts(values: Any) -> list[str]:
+    """The strings in a value of a defaults list."""
+    if isinstance(values, (list, tuple)):
+        return [text for value in values for text in _texts(value)]
+    return [values] if isinstance(values, str) else []
 
 
 def _home(path: Path, config_dir: str | Path | None) -> str | Path | None:
@@ -249,66 +271,3 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except (OSError, ValueError):
         return False
-
-
-def _resolve(node: DictConfig, sources: Sources) -> dict[str, Any]:
-    where = ".".join(sources.prefix)
-    try:
-        data = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
-    except Exception as error:  # noqa: BLE001 - an interpolation may call any resolver of the application
-        full = str(getattr(error, "full_key", None) or where)
-        path = full.removeprefix(f"{where}.") if full != where else ""
-        text, remedy = first_line(error), None
-        if isinstance(error, MissingMandatoryValue):
-            text, remedy = "it must be given a value, and has none (???)", f"write {full}=VALUE on the command line"
-        elif isinstance(error, InterpolationKeyError):
-            remedy = "${...} begins at the root of the whole configuration (${init.gain}), or is relative: ${.gain}"
-        raise SpecError(Problem(text, full or None, None, sources.of(path) if path else None, remedy)) from None
-    if not isinstance(data, dict):
-        raise SpecError(Problem("the spec is empty", where or None, remedy="choose a scheme: init=he"))
-    return plain(data, where or "spec")  # type: ignore[no-any-return]
-
-
-# --- the boundary to pydantic ----------------------------------------------------------------------------------------------
-
-
-def _validated(node: DictConfig, sources: Sources) -> InitSpec:
-    """The spec of a node; SpecError with every problem, each with its address."""
-    data = _resolve(node, sources)
-    try:
-        spec = InitSpec.model_validate(data)
-    except ValidationError as error:
-        raise SpecError([_problem(e, data, sources) for e in error.errors(include_url=False)]) from None
-    spec._sources = sources
-    spec._prefix = ".".join(sources.prefix)
-    return spec
-
-
-def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
-    path = ".".join(str(part) for part in error["loc"] if part != "[key]")
-    value = None if isinstance(error["input"], Mapping) else _shown(error["input"])
-    full = ".".join([*sources.prefix, path] if path else sources.prefix) or "spec"
-    source = sources.of(path)
-    if error["type"] == "initconf":
-        remedy = error["ctx"]["remedy"]
-        if error["loc"][:1] == ("rules",) and len(error["loc"]) == 2 and "selects nothing" in error["ctx"]["text"]:
-            others = [name for name in data["rules"] if name != error["loc"][1]]
-            if close := near(str(error["loc"][1]), others, 1):
-                remedy = f"did you mean the rule {close[0]!r}? a new rule needs one of {', '.join(SELECTORS)}"
-        return Problem(error["ctx"]["text"], full, value, source, remedy)
-    if error["type"] == "extra_forbidden":
-        place = str(error["loc"][0]) if len(error["loc"]) == 3 else ""
-        kind = {"rules": "rule", "layouts": "layout"}.get(place, "spec")
-        models: dict[str, type[BaseModel]] = {"rules": Rule, "layouts": DeclaredLayout}
-        known, key = [*models.get(place, InitSpec).model_fields], str(error["loc"][-1])
-        text = f"{key!r} is not a key of a {kind}"
-        remedy = did_you_mean(key, known)
-        if not near(key, known, 1) and key not in SETTINGS and kind != "layout":
-            remedy += "; an argument of an initializer stands in initializer: {name: ..., " + key + ": ...}"
-        return Problem(text, full, value, source, remedy)
-    return Problem(error["msg"].lower(), full, value, source)
-
-
-def _shown(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."

@@ -11,9 +11,11 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
 EXACT, TRANSFORMED = "exact", "transformed"
+_WEIGHT_NORM = "torch.nn.utils.parametrizations._WeightNorm"
+_SPECTRAL_NORM = "torch.nn.utils.parametrizations._SpectralNorm"
 _KNOWN = {
-    "torch.nn.utils.parametrizations._WeightNorm": EXACT,
-    "torch.nn.utils.parametrizations._SpectralNorm": TRANSFORMED,
+    _WEIGHT_NORM: EXACT,
+    _SPECTRAL_NORM: TRANSFORMED,
     "torch.nn.utils.parametrizations._Orthogonal": TRANSFORMED,
 }
 """Whether the effective weight is what was assigned; of others that is not known, and not assumed."""
@@ -32,12 +34,18 @@ def identity(chain: Any) -> Tensor:
 
 
 def effective(chain: Any) -> Tensor:
-    """The weight that the module computes with, without gradients; on a copy, since spectral_norm learns from every call."""
+    """The weight that the module computes with, without gradients; on a copy, since spectral_norm learns from every call.
+
+    Raises InitConfError for a parametrisation that cannot be computed.
+    """
     import torch
 
-    with torch.no_grad(), torch.random.fork_rng(devices=[]):
-        weight: Tensor = copy.deepcopy(chain)().detach()
-        return weight
+    try:
+        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+            weight: Tensor = copy.deepcopy(chain)().detach()
+            return weight
+    except Exception as error:  # noqa: BLE001 - whatever a user's parametrisation raises
+        raise _refused(chain, f"cannot be computed: {error}") from None
 
 
 def round_trip(chain: Any, weight: Tensor) -> str:
@@ -57,8 +65,57 @@ def round_trip(chain: Any, weight: Tensor) -> str:
             torch.default_generator.manual_seed(0)  # and no accelerator's
             probe = weight if weight.is_meta else torch.randn(weight.shape, dtype=weight.dtype, device=weight.device)
             twin.right_inverse(probe)
-    except Exception as error:  # noqa: BLE001 - whatever a user's parametrisation raises
-        text = f"its parametrisation {', '.join(type(step).__name__ for step in chain)} cannot be assigned to: {error}"
-        raise InitConfError(Problem(text, remedy="initialise before it is registered")) from None
-    kinds = [_KNOWN.get(f"{type(step).__module__}.{type(step).__qualname__}", TRANSFORMED) for step in chain]
+            shape = tuple(twin().shape)
+    except Exception as error:  # noqa: BLE001
+        raise _refused(chain, f"cannot be assigned to: {error}") from None
+    if shape != weight.shape:
+        raise _refused(chain, f"cannot be assigned to: of shape {tuple(weight.shape)} it makes {shape}")
+    kinds = [_KNOWN.get(_dotted(step), TRANSFORMED) for step in chain]
     return TRANSFORMED if TRANSFORMED in kinds else EXACT
+
+
+def assign(chain: Any, weight: Tensor, seed: int) -> None:
+    """Give a parametrised weight its values, whose memory it may keep. What is drawn meanwhile is drawn from `seed`.
+
+    Two of torch's parametrisations want more than the assignment. weight_norm divides every slice by its norm: a slice of
+    zeros becomes the length 0 along a direction of ones. spectral_norm divides by u'Wv, and its u and v belong to the old
+    weight: they are found anew, as its constructor finds them. Raises InitConfError where finite values do not stay finite, as
+    zeros behind spectral_norm.
+    """
+    import torch
+
+    accelerator = [] if weight.device.type == "cpu" else [weight.device]
+    with torch.no_grad(), torch.random.fork_rng(accelerator, device_type=weight.device.type if accelerator else "cuda"):
+        torch.default_generator.manual_seed(seed)
+        for device in accelerator:
+            torch.get_device_module(device).manual_seed(seed)
+        chain.right_inverse(weight)
+        if _dotted(chain[0]) == _WEIGHT_NORM:
+            length, direction = chain.original0, chain.original1
+            direction.copy_(torch.where(length == 0, torch.ones_like(direction), direction))
+        if any(_dotted(step) == _SPECTRAL_NORM for step in chain):
+            _find_vectors(chain)
+    if not bool(effective(chain).isfinite().all()) and bool(weight.isfinite().all()):
+        raise _refused(chain, "divides by zero for these values", "give it an initializer whose values are not all zero")
+
+
+def _find_vectors(chain: Any) -> None:
+    """Let each spectral_norm of a chain find the vectors of the weight that reaches it."""
+    names = ["original"] if chain.is_tensor else [f"original{i}" for i in range(chain.ntensors)]
+    value: Any = [getattr(chain, name) for name in names]
+    for step, twin in zip(chain, copy.deepcopy(chain), strict=True):
+        if _dotted(step) == _SPECTRAL_NORM and value[0].ndim > 1:
+            fresh = type(step)(value[0].cpu(), step.n_power_iterations, step.dim, step.eps)
+            for vectors in (step, twin):
+                vectors._u.copy_(fresh._u)
+                vectors._v.copy_(fresh._v)
+        value = [twin(*value)]
+
+
+def _dotted(step: Any) -> str:
+    return f"{type(step).__module__}.{type(step).__qualname__}"
+
+
+def _refused(chain: Any, text: str, remedy: str = "initialise before it is registered") -> InitConfError:
+    steps = ", ".join(type(step).__name__ for step in chain)
+    return InitConfError(Problem(f"its parametrisation {steps} {text}", remedy=remedy))

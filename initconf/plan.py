@@ -14,7 +14,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from initconf.errors import InitConfError, did_you_mean
+from initconf.errors import InitConfError, Problem, did_you_mean
 from initconf.laws import Blocks, Law
 from initconf.laws.base import from_json, to_json
 
@@ -276,7 +276,7 @@ def _write(path: Path, text: str) -> None:
                 shutil.copymode(target, beside)
             beside.replace(target)
     except OSError as error:
-        raise InitConfError(f"{path}: the plan cannot be written: {error.strerror or error}") from None
+        raise InitConfError(Problem(f"cannot be written: {error.strerror}", str(path))) from None
     finally:
         if whole:
             with suppress(OSError):

@@ -10,12 +10,17 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from hydra._internal.config_repository import CachingConfigRepository
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.types import RunMode
+from omegaconf import OmegaConf
 
-PYTHON = "a mapping in Python"
-"""The label of what came from no file."""
+PYTHON = "python"
+"""The label of what came from no file and no override."""
 OVERRIDE = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]*)(?P<value>=.*)?", re.DOTALL)
+BASE = "init/schema/base"
+"""The node that makes every key known; it sets none."""
+_SCALARS = (str, int, float, bool)
 
 
 @dataclass
@@ -23,10 +28,19 @@ class Sources:
     """The files that made a configuration, in merge order, and the overrides after them."""
 
     files: list[tuple[str, tuple[str, ...], str | Mapping[str, Any]]] = field(default_factory=list)
-    """(label, package, text of the YAML) of each file; of a mapping in Python the mapping."""
+    """(label, package, text of the YAML) of each file; of what is in no file the mapping itself."""
     overrides: list[str] = field(default_factory=list)
     prefix: tuple[str, ...] = ("init",)
     """The path of the spec in the whole configuration."""
+    base: Sources | None = None
+    """Those of the spec that the overrides bend."""
+    node: Mapping[str, Any] | None = None
+    """What an application's node holds, unresolved: a program may have changed it after it was composed."""
+
+    @property
+    def root(self) -> str:
+        """The path of the spec, as errors show it."""
+        return self.base.root if self.base is not None else ".".join(self.prefix)
 
     def of(self, path: str) -> str | None:
         """The last place that set a path relative to the spec."""
@@ -35,18 +49,37 @@ class Sources:
 
     def chain(self, path: str) -> list[str]:
         """Every place that set a path relative to the spec, weakest first."""
-        parts = (*self.prefix, *path.split(".")) if path else self.prefix
-        found = []
+        inside = path.split(".") if path else []
+        if self.node is not None and not _holds(self.node, inside):
+            return []
+        parts, found, said = (*self.prefix, *inside), [], None
         for label, package, content in self.files:
+            rest = parts[len(package) :]
             if parts[: len(package)] != package:
                 continue
-            rest = parts[len(package) :]
-            if isinstance(content, str):
-                if line := _line(content, rest):
-                    found.append(f"{label}:{line}")
-            elif rest and _holds(content, rest):
+            if inside and not rest:  # the file is the whole of it
                 found.append(label)
-        return found + [f"override {override!r}" for override in self.overrides if _sets(override, parts)]
+            elif not isinstance(content, str):
+                if _holds(content, rest):
+                    found.append(label)
+                    said = _at(content, rest)
+            elif line := _line(content, rest):
+                found.append(f"{label}:{line}")
+                said = _at(_data(content), rest)
+            elif "<<" in content and _holds(_data(content), rest):  # merged from an anchor
+                found.append(label)
+                said = _at(_data(content), rest)
+        if self.base is not None:
+            found += self.base.chain(path)
+        for override in self.overrides:
+            if _sets(override, parts):
+                found.append(f"override {override!r}")
+                said = _at(_value(override), parts[len(_target(override)) :])
+        if self.node is not None:
+            now = _at(self.node, inside)
+            if isinstance(now, _SCALARS) and (not found or (isinstance(said, _SCALARS) and said != now)):
+                found.append(PYTHON)
+        return found
 
 
 def _line(text: str, path: Sequence[str]) -> int | None:
@@ -61,6 +94,18 @@ def _line(text: str, path: Sequence[str]) -> int | None:
     return line
 
 
+@lru_cache(maxsize=64)
+def _data(text: str) -> Any:
+    """What a YAML text holds, interpolations unresolved."""
+    return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+
+
+def _at(data: Any, path: Sequence[str]) -> Any:
+    for part in path:
+        data = data.get(part) if isinstance(data, Mapping) else None
+    return data
+
+
 def _holds(data: Any, path: Sequence[str]) -> bool:
     for part in path:
         if not isinstance(data, Mapping) or part not in data:
@@ -71,14 +116,18 @@ def _holds(data: Any, path: Sequence[str]) -> bool:
 
 def _sets(override: str, path: Sequence[str]) -> bool:
     """Whether an override sets a path, something above it that holds it, or something below it."""
-    match = OVERRIDE.fullmatch(override)
-    target = match["key"].strip().split(".") if match else [""]
+    target = _target(override)
     if target == [""]:
         return False
     if len(target) >= len(path):
         return target[: len(path)] == list(path)
     value = _value(override)
     return target == list(path[: len(target)]) and (not isinstance(value, Mapping) or _holds(value, path[len(target) :]))
+
+
+def _target(override: str) -> list[str]:
+    match = OVERRIDE.fullmatch(override)
+    return match["key"].strip().split(".") if match else [""]
 
 
 @lru_cache(maxsize=512)
@@ -100,24 +149,34 @@ def collect(
     config_name: str | None,
     overrides: list[str],
     prefix: tuple[str, ...],
-    own: Mapping[str, tuple[str, str | Mapping[str, Any]]],
+    own: Mapping[str, tuple[str, str | Mapping[str, Any]] | None],
 ) -> Sources:
-    """Sources of what a Hydra loader composed; `own` maps config paths of mappings to their label and text.
+    """Sources of what a Hydra loader composed; `own` maps config paths of mappings to their label and text, or to None.
 
     Hydra has no public way to ask this: should its internals move, keys lose their addresses and nothing else.
     """
     sources = Sources(prefix=prefix, overrides=[o for o in overrides if not _selects_group(o)])
     try:
+        repository = CachingConfigRepository(loader.repository)
+        # The configuration may name further directories itself, in `hydra.searchpath`.
+        loader._process_config_searchpath(config_name, OverridesParser.create().parse_overrides(overrides), repository)
         for default in loader.compute_defaults_list(config_name, overrides, RunMode.RUN).defaults:
-            package = tuple(default.package.split(".")) if default.package else ()
-            if default.config_path in own:
-                sources.files.append((own[default.config_path][0], package, own[default.config_path][1]))
+            path = default.config_path
+            if path is None or path == BASE or path.startswith("hydra/"):
                 continue
-            if default.config_path and (found := find(loader, default.config_path)):
-                sources.files.append((found[0], package, found[1]))
+            package = tuple(default.package.split(".")) if default.package else ()
+            place = own[path] if path in own else find(repository.get_sources(), path) or _stored(repository, path)
+            if place is not None:
+                sources.files.append((place[0], package, place[1]))
     except Exception:  # noqa: BLE001 - the boundary to Hydra's internals; addresses are a service, not a condition
         return Sources(prefix=prefix, overrides=sources.overrides)
     return sources
+
+
+def _stored(repository: Any, path: str) -> tuple[str, Mapping[str, Any]]:
+    """What is in no file: a program put it into Hydra's ConfigStore."""
+    content: Any = OmegaConf.to_container(repository.load_config(path).config, resolve=False)
+    return f"ConfigStore {path}", content
 
 
 def _selects_group(override: str) -> bool:
@@ -125,9 +184,9 @@ def _selects_group(override: str) -> bool:
     return match is None or "/" in match["key"] or match["key"].strip() == "init" or match["key"].startswith("hydra.")
 
 
-def find(loader: Any, config_path: str) -> tuple[str, str] | None:
-    """Where a Hydra loader finds a configuration, and its text; None for one that is in no file."""
-    provider = next((s for s in loader.get_sources() if s.is_config(config_path)), None)
+def find(places: Sequence[Any], config_path: str) -> tuple[str, str] | None:
+    """In which of Hydra's config sources a configuration stands, and its text; None for one that is in no file."""
+    provider = next((s for s in places if s.is_config(config_path)), None)
     if provider is None or provider.scheme() not in ("file", "pkg"):
         return None
     return _text(provider.scheme(), provider.path, config_path)

@@ -2,62 +2,200 @@
 
 from __future__ import annotations
 
-import numbers
-from collections.abc import Mapping
+import numbers as abstract
+import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import yaml
 from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
 from pydantic import BaseModel
 
 from initconf.errors import Problem, SpecError
 
-_LARGEST = 4 << 20
+LARGEST = 4 << 20
+"""How many bytes a configuration may have."""
 _MOST = 200_000
 _DEEPEST = 60
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
     """The mapping in a YAML file, interpolations unresolved, and the file's text. SpecError whatever its bytes are."""
+    text = text_of(path, "a scheme by name has no suffix: init=he")
+    data: dict[str, Any] = parse(text, str(path))
+    return data, text
+
+
+def text_of(path: Path, if_missing: str | None = None) -> str:
+    """The text of a file. SpecError (with the remedy `if_missing`) where there is none, for what is no text and too large."""
     label = str(path)
     try:
-        if path.stat().st_size > _LARGEST:
-            raise SpecError(Problem(f"cannot be read: it has more than {_LARGEST >> 20} MiB", label))
-        text = path.read_text(encoding="utf-8-sig")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is not None and not isinstance(root, yaml.MappingNode):
-            raise SpecError(Problem("not a mapping of settings", label, remedy="write key: value in each line"))
-        # Aliases are counted as often as they are used: ten lines of them can stand for a million million values.
-        if _size(root, {}) > _MOST:
-            raise SpecError(Problem("cannot be read: it holds too many values, or an alias of itself", label))
-        # OmegaConf's own reader takes 1e-3 for a number, which PyYAML's takes for a string.
-        data = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
     except FileNotFoundError:
-        remedy = "a scheme by name has no suffix: init=he"
-        raise SpecError(Problem("there is no such file", label, remedy=remedy)) from None
-    except yaml.MarkedYAMLError as error:
-        raise SpecError(yaml_problem(error, label)) from None
+        raise SpecError(Problem("there is no such file", label, remedy=if_missing)) from None
+    except (OSError, ValueError) as error:
+        raise SpecError(Problem(f"cannot be read: {getattr(error, 'strerror', None) or first_line(error)}", label)) from None
+    return decoded(content, label)
+
+
+def decoded(content: bytes, label: str) -> str:
+    """The text that bytes stand for. SpecError for too many of them, and for what is not UTF-8."""
+    if len(content) > LARGEST:
+        raise SpecError(Problem(f"cannot be read: it has more than {LARGEST >> 20} MiB", label))
+    try:
+        return content.decode("utf-8-sig")
     except UnicodeError:
         raise SpecError(Problem("cannot be read: it is not UTF-8 text", label)) from None
+
+
+def parse(text: str, label: str, where: str = "init", *, lists: bool = False) -> Any:
+    """The mapping (or, if `lists`, the list) that a YAML text holds, as plain data, interpolations unresolved.
+
+    `label` names the text and `where` the config path of its root. SpecError whatever the text is.
+    """
+    try:
+        check(text, label, lists=lists)
+        # OmegaConf's own reader takes 1e-3 for a number, which PyYAML's takes for a string.
+        data = OmegaConf.to_container(OmegaConf.create(text), resolve=False)
+    except yaml.MarkedYAMLError as error:  # what only OmegaConf minds, such as a key that stands twice
+        raise SpecError(yaml_problem(error, label)) from None
     except RecursionError:
         raise SpecError(Problem("cannot be read: it is nested too deeply", label)) from None
     except SpecError:
         raise
-    except OSError as error:
-        raise SpecError(Problem(f"cannot be read: {error.strerror}", label)) from None
     except Exception as error:  # noqa: BLE001 - tags such as !!int and !!timestamp raise whatever they stumble over
         raise SpecError(Problem(f"cannot be read: {first_line(error)}", label)) from None
-    return plain(data, "init", label), text
+    return plain(data, where, label)
+
+
+def check(text: str, label: str, *, lists: bool = False, scheme: bool = True) -> None:
+    """Refuse, before anything is built of it, a YAML text that is none, or that would be something else than it seems.
+
+    SpecError for what is no YAML and no mapping (or, if `lists`, no list), for what grows without end, for a `${` that begins
+    no interpolation; and of a scheme also for a defaults list that leads out of its folder, and for numbers that YAML misreads.
+    """
+    try:
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is not None and not isinstance(root, yaml.CollectionNode if lists else yaml.MappingNode):
+            raise SpecError(Problem("not a mapping of settings", label, remedy="write key: value in each line"))
+        # Aliases are counted as often as they are used: ten lines of them can stand for a million million values.
+        if _size(root, {}) > _MOST:
+            raise SpecError(Problem("cannot be read: it holds too many values, or an alias of itself", label))
+    except yaml.MarkedYAMLError as error:
+        raise SpecError(yaml_problem(error, label)) from None
+    except yaml.YAMLError as error:  # characters that no YAML may hold
+        raise SpecError(Problem(f"cannot be read: {first_line(error)}", label)) from None
+    except RecursionError:
+        raise SpecError(Problem("cannot be read: it is nested too deeply", label)) from None
+    found: list[tuple[yaml.Node, tuple[str, str]]] = []
+    found += [(node, said) for node in _scalars(root) if (said := _misread(node, scheme)) is not None]
+    found += [(node, said) for node in _keys(root) if scheme and (said := _no_key(node)) is not None]
+    if scheme and isinstance(root, yaml.MappingNode):
+        found += [(node, OUTSIDE) for node in entries(root) if leads_out(node.value)]
+    if found:
+        raise SpecError([Problem(said[0], _line(label, node), _shown(node), None, said[1]) for node, said in found])
+
+
+def entries(root: yaml.Node | None) -> list[yaml.ScalarNode]:
+    """All names in a defaults list."""
+    pairs = root.value if isinstance(root, yaml.MappingNode) else []
+    listed = [value for key, value in pairs if key.value == "defaults"]
+    nodes = [node for value in listed for node in (*_scalars(value), *_keys(value))]
+    return [node for node in nodes if isinstance(node, yaml.ScalarNode)]
+
+
+def _line(label: str, node: yaml.Node) -> str:
+    return f"{label}:{node.start_mark.line + 1}"
+
+
+def _shown(node: yaml.Node) -> str | None:
+    return repr(node.value)[:100] if isinstance(node, yaml.ScalarNode) else None
+
+
+OUTSIDE = (
+    "a defaults list does not lead out of its folder",
+    "name a scheme, or files of a group: [he, {rules: [roles, mine]}]",
+)
+
+
+def leads_out(name: str) -> bool:
+    """Whether Hydra 1.3 would follow the entry of a defaults list to any YAML file of the machine."""
+    return ".." in re.split(r"[/\s]", name)
+
+
+_OCTAL = re.compile(r"[-+]?0[0-7_]*[1-7][0-7_]*")
+_SIXTIES = re.compile(r"[-+]?[0-9][0-9_]*(:[0-5]?[0-9])+(\.[0-9_]*)?")
+
+
+def _no_key(node: yaml.Node) -> tuple[str, str] | None:
+    """What is wrong with a key that is no string, and the remedy."""
+    if node.tag in ("tag:yaml.org,2002:str", "tag:yaml.org,2002:merge"):
+        return None
+    if not isinstance(node, yaml.ScalarNode):
+        return "a key is a string", "patterns are values: {match: '...'}"
+    kind = node.tag.rpartition(":")[2]
+    named = {"bool": "true or false", "int": "a number", "float": "a number", "null": "null"}
+    return f"YAML reads this key as {named.get(kind, kind)}", "put it in quotes"
+
+
+def _misread(node: yaml.ScalarNode, scheme: bool) -> tuple[str, str] | None:
+    """What is wrong with a scalar that would be read as something else, and the remedy."""
+    if "${" in node.value:
+        try:
+            OmegaConf.create({"it": node.value})
+        except (GrammarParseError, RecursionError):
+            return NO_INTERPOLATION
+    if scheme and node.style is None and node.tag in ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float"):
+        if _OCTAL.fullmatch(node.value):
+            return "YAML reads a number that begins with 0 in base 8", "leave the 0 out, or put it in quotes"
+        if _SIXTIES.fullmatch(node.value):
+            return "YAML reads a number with colons in base 60", "put it in quotes"
+    return None
+
+
+NO_INTERPOLATION = (
+    "not an interpolation",
+    r"write ${key}, ${.key} or ${oc.env:NAME}; a $ that is meant as such before a { is \$",
+)
 
 
 def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
+    """How many values a node stands for, or _MOST + 1."""
     if id(node) not in known:
         known[id(node)] = _MOST + 1  # what holds itself is endless
-        children = node.value if isinstance(node, yaml.CollectionNode) else []
-        pairs = [child for pair in children for child in (pair if isinstance(pair, tuple) else (pair,))]
-        known[id(node)] = min(1 + sum(_size(child, known) for child in pairs), _MOST + 1)
+        known[id(node)] = min(1 + sum(_size(child, known) for child in _children(node)), _MOST + 1)
     return known[id(node)]
+
+
+def _children(node: yaml.Node | None) -> list[yaml.Node]:
+    parts = node.value if isinstance(node, yaml.CollectionNode) else []
+    return [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+
+
+def _nodes(root: yaml.Node | None) -> Iterator[yaml.Node]:
+    """Every node that is a value, once, in the order of the text."""
+    seen, todo = set(), [root]
+    while todo:
+        node = todo.pop()
+        if node is None or id(node) in seen:
+            continue
+        seen.add(id(node))
+        yield node
+        if isinstance(node, yaml.MappingNode):
+            todo += [value for _, value in reversed(node.value)]
+        elif isinstance(node, yaml.SequenceNode):
+            todo += reversed(node.value)
+
+
+def _keys(root: yaml.Node | None) -> list[yaml.Node]:
+    return [key for node in _nodes(root) if isinstance(node, yaml.MappingNode) for key, _ in node.value]
+
+
+def _scalars(root: yaml.Node | None) -> list[yaml.ScalarNode]:
+    return [node for node in _nodes(root) if isinstance(node, yaml.ScalarNode)]
 
 
 def yaml_problem(error: yaml.MarkedYAMLError, label: str | None = None) -> Problem:
@@ -66,6 +204,14 @@ def yaml_problem(error: yaml.MarkedYAMLError, label: str | None = None) -> Probl
     label = label or (mark.name if mark else "init")
     said = " ".join(part for part in (error.context, error.problem) if part)
     remedy = "patterns, and whatever holds : # , * & ! [ ] { }, stand in single quotes: '...'"
+    if "duplicate key" in said:
+        remedy = "a key stands once, or only the last would count"
+    elif "another document" in said:
+        remedy = "a file holds one document: take out the line ---"
+    elif "'\\t'" in said:
+        remedy = "indent with spaces: YAML does not take tabs"
+    elif "python/" in said:
+        remedy = "a configuration holds plain values, and calls nothing"
     return Problem(f"not YAML: {said}", f"{label}:{mark.line + 1}" if mark else label, remedy=remedy)
 
 
@@ -77,7 +223,13 @@ def first_line(error: BaseException) -> str:
 
 def plain(value: Any, where: str, source: str | None = None) -> Any:
     """A value as plain data; `where` is its config path. SpecError for what no configuration can hold."""
-    return _Plain(source).of(value, where)
+    try:
+        return _Plain(source).of(value, where)
+    except SpecError:
+        raise
+    except Exception as error:  # noqa: BLE001 - a mapping or a number may be of any class, and do anything when it is asked
+        said = type(error).__name__
+        raise SpecError(Problem(f"cannot be read: its {type(value).__name__} raised {said}", where, None, source)) from None
 
 
 class _Plain:
@@ -105,9 +257,9 @@ class _Plain:
             return str.__str__(value)
         if isinstance(value, Path):
             return str(value)
-        if isinstance(value, numbers.Integral):  # NumPy's numbers too
+        if isinstance(value, abstract.Integral):  # NumPy's numbers too
             return int(value)
-        if isinstance(value, numbers.Real):
+        if isinstance(value, abstract.Real):
             return float(value)
         raise self.refused(f"a value of type {type(value).__name__} is nothing that a configuration can hold", where)
 

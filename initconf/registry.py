@@ -38,8 +38,12 @@ class Argument:
     """The default, or `inspect.Parameter.empty` where it must be given."""
     numeric: bool
     """Whether an expression may stand for it."""
-    check: Callable[[Any], Any]
-    """Gives the value in its declared type, or raises pydantic's ValidationError."""
+    type: TypeAdapter[Any]
+    """Its declared type."""
+
+    def check(self, value: Any) -> Any:
+        """The value in its declared type. Raises pydantic's ValidationError."""
+        return self.type.validate_python(value)
 
 
 @dataclass(frozen=True)
@@ -257,7 +261,7 @@ def _inspect(name: str, fn: Callable[..., Any], explicit_scale: bool, torch: boo
         hint = hints[p.name] if p.name in hints else _like(p.default)
         adapter: TypeAdapter[Any] = TypeAdapter(hint, config=None if _owns_config(hint) else _STRICT)
         numeric = any(_accepts(adapter, probe) for probe in _PROBES) and not _accepts(adapter, "x")
-        arguments[p.name] = Argument(p.name, p.default, numeric, adapter.validate_python)
+        arguments[p.name] = Argument(p.name, p.default, numeric, adapter)
     return Initializer(name, fn, arguments, first == "tensor", explicit_scale, torch, whole)
 
 

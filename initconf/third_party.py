@@ -3,89 +3,198 @@
 from __future__ import annotations
 
 import re
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from initconf.layouts import BIAS, by_name, family, layout
+from initconf.layouts import BIAS, EMBEDDING, by_name, family, layout, vectors
 from initconf.sites import Layout, own_class
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-ONE_PLUS = re.compile(
-    r"(Gemma\d?n?|RecurrentGemma|T5Gemma\d?|VaultGemma|ShieldGemma\d?|Qwen3Next|Qwen3_5(Moe)?|Nemotron|OlmoHybrid|Lfm2Next)\w*Norm\w*"
-)
-"""Norms that multiply by 1 + weight, which so starts at 0."""
+IN_OUT = Layout(out_axes=(1,), in_axes=(0,))
+STACKED = Layout(out_axes=(1,), in_axes=(2,), batch_axes=(0,))  # (n, out, in)
+STACKED_IN_OUT = Layout(out_axes=(2,), in_axes=(1,), batch_axes=(0,))  # (n, in, out)
+TO_HEADS = Layout(out_axes=(1, 2), in_axes=(0,))  # (model, heads, head)
+GATE, STATE, POSITION = Layout(role="gate_scale"), Layout(role="state"), Layout(role="position")
 
 
-def norm(kind: str, name: str, ndim: int) -> Layout | None:
+# --- normalisation ---------------------------------------------------------------------------------------------------------
+
+ONE_PLUS = """
+    GemmaRMSNorm Gemma2RMSNorm Gemma3RMSNorm RecurrentGemmaRMSNorm T5GemmaRMSNorm T5Gemma2RMSNorm VaultGemmaRMSNorm
+    Qwen3NextRMSNorm Qwen3_5RMSNorm Qwen3_5MoeRMSNorm Qwen4ExpTextRMSNorm MiniMaxM3VLRMSNorm Step3p7RMSNorm
+    MuseGlimmerTextCenteredRMSNorm MuseSparkTextCenteredRMSNorm MuseSparkTextInputScaledRMSNorm NemotronLayerNorm1P
+    VideoPrismLayerNorm
+""".split()
+"""Norms that multiply by 1 + weight, which so starts at 0. (Gemma3n, Gemma4, NemotronH and the gated norms do not.)"""
+
+
+def norm(module: Any, name: str, parameter: Tensor) -> Layout | None:
     """The parameters of a normalisation, by the class's name."""
-    if "norm" not in kind.lower() or ndim > 1:
+    if "norm" not in own_class(module).__name__.lower() or sum(n != 1 for n in parameter.shape) > 1:
         return None
-    if name == "bias":
+    if name in ("bias", "beta"):
         return Layout(role="norm_shift")
-    return Layout(role="norm_shift" if ONE_PLUS.fullmatch(kind) else "norm_scale") if name in ("weight", "scale") else None
+    if name in ("weight", "scale", "gamma"):
+        return Layout(role="norm_shift" if getattr(module, "unit_offset", False) else "norm_scale")
+    return None
+
+
+def _one_plus(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return Layout(role="norm_shift") if name in ("weight", "scale", "bias") else None
+
+
+for _name in ONE_PLUS:  # by the bare name: models are often copied, class by class, into other packages
+    layout(_name)(_one_plus)
+
+
+# --- transformers ----------------------------------------------------------------------------------------------------------
 
 
 @layout("transformers.pytorch_utils.Conv1D")
 def _conv1d(module: Any, name: str, parameter: Tensor) -> Layout | None:
     # A linear map that stores (in, out); GPT-2's c_attn holds q, k and v side by side.
     fused = ("q", "k", "v") if parameter.shape[-1] == 3 * parameter.shape[0] and name == "weight" else ()
-    weight = Layout(out_axes=(1,), in_axes=(0,), block_axis=1, block_names=fused)
-    return {"weight": weight, "bias": BIAS}.get(name)
+    return {"weight": replace(IN_OUT, block_axis=1, block_names=fused), "bias": BIAS}.get(name)
 
 
-@family(r"transformers\.models\.xlnet\..*\.XLNetRelativeAttention")
-def _xlnet(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    if name in ("q", "k", "v", "r"):  # (model, heads, head)
-        return Layout(out_axes=(1, 2), in_axes=(0,))
-    if name == "o":
-        return Layout(out_axes=(0,), in_axes=(1, 2))
-    return Layout(role="bias") if name.endswith("_bias") else None
+@layout("DeepseekV4GroupedLinear")
+def _grouped_linear(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return Layout(groups=module.n_groups) if name == "weight" else None
 
 
-@family(r"transformers\.models\.(gpt_oss|llama4)\..*Experts")
-def _experts_in_out(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    # Stored (experts, in, out), and multiplied as they stand.
-    if name in ("gate_up_proj", "down_proj"):
-        return Layout(out_axes=(2,), in_axes=(1,), batch_axes=(0,))
-    return Layout(role="bias") if name.endswith("_bias") else None
+@layout("transformers.models.ibert.quant_modules.QuantEmbedding")
+def _quantised_embedding(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return replace(EMBEDDING, zero_row=module.padding_idx) if name == "weight" else None
 
 
-@family(r"transformers\.models\..*Experts")
+def _sinusoidal(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    return STATE if name == "weight" else None  # a table of sines, which is not learned
+
+
+for _name in "Marian Pegasus RoFormer Autoformer Informer TimeSeries".split():
+    layout(f"{_name}SinusoidalPositionalEmbedding")(_sinusoidal)
+layout("transformers.models.fsmt.modeling_fsmt.SinusoidalPositionalEmbedding")(_sinusoidal)
+
+
+@family(r"transformers\.models\..*(Experts|ExpertGLU)")
 def _experts(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    if parameter.ndim == 3 and name in ("gate_up_proj", "down_proj", "up_proj", "gate_proj", "w1", "w2", "w3"):
-        fused = ("gate", "up") if name == "gate_up_proj" else ()
-        return Layout(out_axes=(1,), in_axes=(2,), batch_axes=(0,), block_axis=1, block_names=fused)
-    return Layout(role="bias") if name.endswith("_bias") else None
+    """Weights of all experts in one tensor: (experts, out, in), or (experts, in, out) in the classes that are named here."""
+    kind = own_class(module).__name__
+    if kind == "DbrxExpertGLU":  # (experts * hidden, model): w1 and v1 read the second axis, w2 writes it
+        names = tuple(str(i) for i in range(module.moe_num_experts))
+        return replace(IN_OUT if name == "w2" else Layout(), block_names=names) if name in ("w1", "v1", "w2") else None
+    weight = name.removesuffix("_bias")
+    if weight not in ("gate_up_proj", "gate_proj", "up_proj", "down_proj"):
+        return None
+    turned = getattr(module, "is_transposed", kind in ("GptOssExperts", "Llama4TextExperts"))
+    # GPT-OSS alternates the columns of gate and up, and so has no blocks.
+    fused = weight == "gate_up_proj" and getattr(module, "is_concatenated", kind != "GptOssExperts")
+    names = ("gate", "up") if fused else ()
+    if weight != name:
+        return Layout(role="bias", fans_of=weight, block_axis=1, block_names=names)
+    return replace(STACKED_IN_OUT if turned else STACKED, block_axis=2 if turned else 1, block_names=names)
 
 
-@family(r"transformers\.models\..*(Router|Gate|Gating)\w*")
-def _router(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    if name == "weight" and parameter.ndim == 2:
-        return Layout()
-    return Layout(role="state") if name == "e_score_correction_bias" else None
+_ROWS: list[tuple[Layout | None, str]] = [
+    (
+        Layout(),
+        """*Router.weight *Gate.weight *Gating.weight QuantLinear.weight *HyperConnection.fn *HyperHead.hc_fn
+        EsmFold2Parcae.input_matrix_continuous Glm5NextTextIndexer.index_kpool_compress_gate""",
+    ),
+    (
+        IN_OUT,
+        """AMSoftmaxLoss.weight *RelativeLogits.proj Gemma3MultiModalProjector.mm_input_projection_weight
+        T5Gemma2MultiModalProjector.mm_input_projection_weight XCLIPModel.prompts_visual_projection
+        OmDetTurboLanguageBackbone.text_projection SwiftFormerEfficientAdditiveAttention.w_g""",
+    ),
+    (STACKED, "*ParallelExperts.weight *FlexibleLinear.weight ZambaMambaMixer.x_proj_weight ZambaMambaMixer.dt_proj_weight"),
+    (
+        STACKED_IN_OUT,
+        """GroupedLinearLayer.weight CsmCodebooksHead.weight RecurrentGemmaRglru.input_gate_weight
+        RecurrentGemmaRglru.recurrent_gate_weight EsmFold2ConfidenceHead.plddt_weight EsmFold2ConfidenceHead.resolved_weight""",
+    ),
+    (
+        TO_HEADS,
+        """XLNetRelativeAttention.q XLNetRelativeAttention.k XLNetRelativeAttention.v XLNetRelativeAttention.r
+        FunnelRelMultiheadAttention.r_kernel""",
+    ),
+    (Layout(in_axes=(1, 2)), "XLNetRelativeAttention.o"),
+    (Layout(out_axes=(), in_axes=(), batch_axes=(1,)), "Inkling2DynamicShortConvolution.static_weight"),  # (kernel, channels)
+    (
+        None,
+        """AriaProjector.query *Downsampler.query *EncoderProjector.query Inkling2BlockAttentionResidual.query
+        *ImageToTextProjection.latent_query *PoolingHead.pooling_attention_query *RelationExtractor.dummy_node
+        *Model.no_memory_embedding *VideoModel.no_object_pointer *VideoModel.occlusion_spatial_embedding_parameter
+        *PerceiverResampler.latents_1d *PerceiverResampler.latents_2d *Model.bos_latent *Classification.silence_embeds
+        *PatchMerger.image_begin *PatchMerger.image_end *PatchMerger.image_sep TvpModel.text_prompt
+        *ImageEmbedding.global_img_feature_extensor *ImageEmbedding.sub_img_feature_extensor
+        UniSpeechSatForPreTraining.label_embeddings_concat""",
+    ),
+    (
+        POSITION,
+        """*PositionEmbedding.embedding VitsAttention.emb_rel_k VitsAttention.emb_rel_v *Indexer.index_kpool_compress_ape
+        *Prompter.pad_up *Prompter.pad_down *Prompter.pad_left *Prompter.pad_right *Downsampler.image_positions""",
+    ),
+    (  # numbers with a start of their own, which `_init_weights` knows
+        STATE,
+        """DogeAttention.A *HyperConnection.base *HyperHead.hc_base *Decoder.up *Integral.up HrmTextModel.z_L_init
+        RecurrentGemmaRglru.recurrent_param EsmFold2Parcae.log_delta *AsinhCompression.log_k *PointAttention.head_weights
+        DiffLlamaAttention.lambda_q1 DiffLlamaAttention.lambda_k1 DiffLlamaAttention.lambda_q2 DiffLlamaAttention.lambda_k2
+        SamPositionalEmbedding.positional_embedding SamHQPositionalEmbedding.positional_embedding ZambaMambaMixer.dt_proj_bias
+        *SoftmaxScaling.scale *SoftmaxScaling.bias *ContrastiveEmbedding.bias""",
+    ),
+    (
+        GATE,
+        """ZayaQKNorm.temp *FusionLayer.text_param *FusionLayer.vision_param *S2RFusion.closure_weight *ScaledL2Clip.scale
+        WavLMAttention.gru_rel_pos_const EsmForProteinFolding.esm_s_combine Snake1d.alpha *SnakeBeta.beta""",
+    ),
+    (Layout(role="norm_shift"), "ConvNextV2GRN.weight"),  # what it scales is added to its input: it starts at 0
+    (Layout(role="bias"), "VitsElementwiseAffine.translate"),
+]
+"""`Class.attribute`, or `*end of the class's name.attribute`; None stands for learned vectors along the last axis."""
+_BY_ATTRIBUTE: dict[str, list[tuple[str, Layout | None]]] = {}
+for _found, _names in _ROWS:
+    for _name in _names.split():
+        _class, _, _attribute = _name.partition(".")
+        _BY_ATTRIBUTE.setdefault(_attribute, []).append((_class, _found))
+_BIASES = re.compile(r"(\w+_)?bias")
+
+
+@family(r"transformers\.models\..*")
+def _transformers(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    kind = own_class(module).__name__
+    for wanted, found in _BY_ATTRIBUTE.get(name, ()):
+        if kind.endswith(wanted[1:]) if wanted.startswith("*") else kind == wanted:
+            return found if found is not None else vectors(parameter.ndim)
+    if name == "e_score_correction_bias":
+        return STATE  # it balances the experts, and is not learned by gradients
+    said = by_name(name, tuple(parameter.shape))
+    if _BIASES.fullmatch(name) and "norm" not in kind.lower() and (said is None or said.role == "bias"):
+        stem = name.removesuffix("_bias")
+        carriers = (other for other in (stem, f"{stem}_weight", "weight") if other in module._parameters and other != name)
+        return Layout(role="bias", fans_of=next(carriers, None))
+    if said is not None and said.role == "position" and not parameter.requires_grad:
+        return STATE  # a table of sines
+    return None
+
+
+# --- these and others ------------------------------------------------------------------------------------------------------
 
 
 @family(r"(transformers|timm|mamba_ssm|dinov2|diffusers|flash_attn|peft)\..*")
 def _package(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    kind = own_class(module).__name__
-    if name == "bias" and parameter.ndim == 1 and "norm" not in kind.lower():
-        return BIAS
-    return norm(kind, name, parameter.ndim) or by_name(name, parameter.ndim)
-
-
-@layout("GemmaRMSNorm")
-@layout("Gemma2RMSNorm")
-@layout("Gemma3RMSNorm")
-def _gemma(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    return norm(own_class(module).__name__, name, parameter.ndim)
+    if (found := norm(module, name, parameter)) is not None:
+        return found
+    return BIAS if name == "bias" and parameter.ndim == 1 else by_name(name, tuple(parameter.shape))
 
 
 @layout("LayerScale")
 def _layer_scale(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    return Layout(role="gate_scale") if parameter.ndim <= 1 or name == "gamma" else None
+    return GATE if parameter.ndim <= 1 or name == "gamma" else None
 
 
 @family(r".*\.(Mamba|Mamba2|MambaMixer|Mamba2Mixer|\w*MambaMixer|\w*SelectiveSSM)")
 def _mamba(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    return Layout(role="state") if name in ("A_log", "D", "dt_bias") else None
+    return STATE if name in ("A_log", "D", "dt_bias") else None

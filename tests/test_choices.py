@@ -152,17 +152,17 @@ def test_an_own_scale_replaces_gain_and_nonlinearity_of_the_spec() -> None:
     [
         (
             {"gain": 2, "initializer": {"name": "variance_scaling", "scale": 2}},
-            "init.rules.r.gain = 2  (a mapping in Python): gain and scale (init.rules.r.initializer.scale) exclude each "
+            "init.rules.r.gain = 2  (python): gain and scale (init.rules.r.initializer.scale) exclude each "
             "other: scale is the square of the whole gain\n  -> say one of them",
         ),
         (
             {"initializer": {"name": "variance_scaling", "scale": 2, "gain": 2}},
-            "init.rules.r.initializer.gain = 2  (a mapping in Python): gain and scale (init.rules.r.initializer.scale) "
+            "init.rules.r.initializer.gain = 2  (python): gain and scale (init.rules.r.initializer.scale) "
             "exclude each other: scale is the square of the whole gain\n  -> say one of them",
         ),
         (
             {"initializer": {"name": "variance_scaling", "scale": 2}, "nonlinearity": "relu"},
-            "init.rules.r.nonlinearity = 'relu'  (a mapping in Python): nonlinearity and scale "
+            "init.rules.r.nonlinearity = 'relu'  (python): nonlinearity and scale "
             "(init.rules.r.initializer.scale) exclude each other: scale is the square of the whole gain\n  -> say one of them",
         ),
     ],
@@ -182,47 +182,45 @@ VARIANCE = "it takes scale, gain, mode, distribution, nonlinearity, gain_method"
     [
         (
             {"rules": {"r": {**WEIGHTS, "initializer": "zeros", "gain": 2}}},
-            "init.rules.r.gain = 2  (a mapping in Python): zeros does not take 'gain'; it takes nothing" + OUT,
+            "init.rules.r.gain = 2  (python): zeros does not take 'gain'; it takes nothing" + OUT,
         ),
         (
             {"initializer": "orthogonal", "rules": {"r": {**WEIGHTS, "mode": "fan_in"}}},
-            "init.rules.r.mode = 'fan_in'  (a mapping in Python): orthogonal does not take 'mode'; "
+            "init.rules.r.mode = 'fan_in'  (python): orthogonal does not take 'mode'; "
             "it takes gain, nonlinearity, gain_method" + OUT,
         ),
         (
             {"rules": {"r": {**WEIGHTS, "initializer": "he_normal", "nonlinearity": "tanh"}}},
-            "init.rules.r.nonlinearity = 'tanh'  (a mapping in Python): he_normal does not take 'nonlinearity'; "
+            "init.rules.r.nonlinearity = 'tanh'  (python): he_normal does not take 'nonlinearity'; "
             "it takes gain, gain_method" + OUT,
         ),
         (
             {"rules": {"r": {**WEIGHTS, "initializer": {"name": "zeros", "std": 0.02}}}},
-            "init.rules.r.initializer.std = 0.02  (a mapping in Python): zeros does not take 'std'; it takes nothing\n"
+            "init.rules.r.initializer.std = 0.02  (python): zeros does not take 'std'; it takes nothing\n"
             "  -> if it is left over from a merged mapping, write initializer=zeros",
         ),
         (
             {"initializer": {"name": "normal", "stdd": 0.02}, "rules": {"r": WEIGHTS}},
-            "init.initializer.stdd = 0.02  (a mapping in Python): normal does not take 'stdd'; it takes mean, std, gain\n"
+            "init.initializer.stdd = 0.02  (python): normal does not take 'stdd'; it takes mean, std, gain\n"
             "  -> did you mean 'std'? if it is left over from a merged mapping, write initializer=normal",
         ),
         (
             {"rules": {"r": {**WEIGHTS, "initializer": "he_nromal"}}},
-            "init.rules.r.initializer = 'he_nromal'  (a mapping in Python): no initializer is named 'he_nromal'; "
+            "init.rules.r.initializer = 'he_nromal'  (python): no initializer is named 'he_nromal'; "
             "did you mean 'he_normal'?\n  -> `initconf list` shows them all",
         ),
         (
             {"initializer": {"name": "glorot"}, "rules": {"r": WEIGHTS}},
-            "init.initializer = 'glorot'  (a mapping in Python): no initializer is named 'glorot'; did you mean "
+            "init.initializer = 'glorot'  (python): no initializer is named 'glorot'; did you mean "
             "'glorot_normal'?\n  -> `initconf list` shows them all",
         ),
         (
             {"rules": {"r": {**WEIGHTS, "initializer": "constant"}}},
-            "init.rules.r.initializer  (a mapping in Python): constant needs value\n"
-            "  -> write initializer: {name: constant, value: ...}",
+            "init.rules.r.initializer  (python): constant needs value\n  -> write initializer: {name: constant, value: ...}",
         ),
         (
             {"rules": {"r": {**WEIGHTS, "initializer": {"name": "uniform"}}}},
-            "init.rules.r.initializer  (a mapping in Python): uniform needs low and high\n"
-            "  -> write initializer: {name: uniform, low: ...}",
+            "init.rules.r.initializer  (python): uniform needs low and high\n  -> write initializer: {name: uniform, low: ...}",
         ),
     ],
 )

@@ -1,6 +1,5 @@
 """The command line: what is typed, what is printed where, and with which exit code it ends."""
 
-import importlib
 import io
 import json
 import os
@@ -20,110 +19,15 @@ from torch import nn
 import initconf
 from initconf.cli import COMMANDS, catalogue, main
 from initconf.lab import results
-from initconf.spec import ROLES
-from initconf.survey import survey
+from initconf.spec import ROLE_MEANINGS, ROLES
+from tests.command_line import Run, net, planned, shell, user
 
-NETS = """
-import torch
-from torch import nn
-
-class Net(nn.Module):
-    def __init__(self, width=8, tie=False):
-        super().__init__()
-        self.emb = nn.Embedding(5, width, padding_idx=0)
-        self.blocks = nn.ModuleList(nn.Linear(width, width) for _ in range(2))
-        self.norm = nn.LayerNorm(width)
-        self.head = nn.Linear(width, 5, bias=False)
-        if tie:
-            self.head.weight = self.emb.weight
-
-def build(width=8, tie=False):
-    print("building a net")
-    return Net(width, tie)
-
-def parts():
-    net = nn.Module()
-    net.conv = nn.Conv2d(8, 12, 3, stride=2, groups=2)
-    net.up = nn.ConvTranspose2d(8, 12, 3, stride=2, groups=2)
-    net.attn = nn.MultiheadAttention(4, 2)
-    net.two = nn.Bilinear(3, 4, 5)
-    net.table = nn.Embedding(7, 4)
-    net.gru = nn.GRU(3, 4)
-    return net
-
-def wide():
-    net = nn.Module()
-    net.a_module_with_a_rather_long_name = nn.Module()
-    net.a_module_with_a_rather_long_name.another_module_with_a_long_name = nn.Linear(1000, 100_000, device="meta")
-    return net
-
-ready = Net()
-number = 3
-
-def fails(): raise ValueError("no data\\nand a second line")
-def stops(): raise SystemExit("usage: train.py")
-def seven(): return 7
-def reseeded():
-    torch.manual_seed(3)
-    return nn.Linear(4, 4)
-"""
-REGISTERS = """
-import initconf
-
-@initconf.register
-def tiny(site, size: float = 1e-3):
-    \"\"\"Every element is tiny. Or so.\"\"\"
-    return initconf.laws.Constant(size)
-"""
-MINE = """# yaml-language-server: $schema=schema.json
-# My own scheme, which
-# takes two lines to say. And more.
-defaults:
-  - optional schema@_here_: base
-  - rules: [mine]
-  - _self_
-initializer: variance_scaling
-mode: fan_in
-distribution: uniform
-nonlinearity: linear
-gain: sqrt(n_layers)
-"""
-RULES = """norm: {role: [norm_scale, norm_shift], initializer: module_default, optional: true}
-bias: {role: bias, initializer: zeros, optional: true}
-emb: {role: embedding, initializer: {name: normal, std: 0.02}, optional: true}
-"""
-CONFIG = """
-defaults: [{init: mine}, _self_]
-init: {seed: "${seed}"}
-seed: 7
-generator: {init: {initializer: lecun_normal, unmatched: keep}}
-nothing: 3
-"""
 PLAN = ["plan", "--model", "cli_nets:build", "init=he"]
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """Where the user stands: models, a module that registers an initializer, and the configuration of an application."""
-    folder = tmp_path_factory.mktemp("user")
-    files = {
-        "cli_nets.py": NETS,
-        "cli_own.py": REGISTERS,
-        "cli_broken.py": "import cli_nothing_such\n",
-        "cli_exits.py": "raise SystemExit(3)\n",
-        "conf/init/mine.yaml": MINE,
-        "conf/init/rules/mine.yaml": RULES,
-        "conf/config.yaml": CONFIG,
-    }
-    for name, text in files.items():
-        (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        (folder / name).write_text(text)
-    sys.path.insert(0, str(folder))
-    importlib.import_module("cli_nets")  # so that every test has it, whatever ran before
-    sys.path.remove(str(folder))
-    yield folder
-    for name in [name for name in sys.modules if name.startswith("cli_")]:
-        del sys.modules[name]
+    yield from user(tmp_path_factory.mktemp("user"))
 
 
 @pytest.fixture(autouse=True)
@@ -131,42 +35,9 @@ def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(folder)
 
 
-class Run:
-    """What one call of `main` did."""
-
-    def __init__(self, capsys: pytest.CaptureFixture[str], *words: str):
-        self.code = main(words)
-        self.out, self.err = capsys.readouterr()
-        self.lines = self.out.splitlines()
-
-
 @pytest.fixture
 def run(capsys: pytest.CaptureFixture[str]) -> Any:
     return lambda *words: Run(capsys, *words)
-
-
-def shell(command: str, folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run a line in bash, with this environment's `initconf` first on the path."""
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-    bare = {k: v for k, v in os.environ.items() if k not in ("NO_COLOR", "FORCE_COLOR", "COLUMNS")}
-    return subprocess.run(
-        ["bash", "-c", command],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env=bare | environment | {"PATH": path},
-    )
-
-
-def net(**arguments: Any) -> nn.Module:
-    import cli_nets
-
-    return cli_nets.Net(**arguments)
-
-
-def planned(*overrides: str, scheme: str = "he", **arguments: Any) -> initconf.Plan:
-    return initconf.compile(net(**arguments), initconf.load(scheme, overrides))
 
 
 # --- plan ------------------------------------------------------------------------------------------------------------------
@@ -468,130 +339,6 @@ def test_diff_of_saved_plans_needs_no_model(run: Any, tmp_path: Path) -> None:
     assert (done.code, done.err) == (1, "diff = 'c.json': there is no such file\n")
 
 
-# --- explain ---------------------------------------------------------------------------------------------------------------
-
-EXPLAINED = """\
-blocks.1.weight
-  module   torch.nn.modules.linear.Linear
-  role     weight
-  shape    8x8 float32
-  axes     out 0, in 1
-  fan_in   in = 8
-  fan_out  out = 8
-  layer    1 of 2
-
-rules, the strongest first
-  last  wins                      override 'init.rules.last.glob=*.1.weight'
-  emb   does not match: role      conf/init/rules/mine.yaml:3
-  norm  does not match: role      conf/init/rules/mine.yaml:1
-  bias  switched off              override 'init.rules.bias=null'
-
-settings (rule last)
-  initializer   lecun_uniform    init.rules.last.initializer  override 'init.rules.last.initializer=lecun_uniform'
-  gain          1.5 = 3/n_layers  init.gain                   conf/init/mine.yaml:12, then override 'init.gain=3/n_layers'
-  gain_method   second_moment    default
-
-law
-  Uniform(low=-0.918559, high=0.918559): mean 0, std 0.530330086
-"""
-
-
-def test_explain(run: Any) -> None:
-    bent = ["rules.bias=null", "unmatched=keep", "rules.last.glob=*.1.weight", "rules.last.initializer=lecun_uniform"]
-    words = ["--config-dir", "conf", "init=mine", "gain=3/n_layers", *bent]
-    done = run("explain", "blocks.1.weight", "--model", "cli_nets:ready", *words)
-    assert (done.code, done.err) == (0, "")
-    squeeze = re.compile(r"(?<=\S) +")
-    assert squeeze.sub(" ", done.out) == squeeze.sub(" ", EXPLAINED)
-    data = json.loads(run("explain", *words, "--json", "blocks.1.weight", "--model", "cli_nets:ready").out)
-    assert data["settings"]["gain"] == {
-        "value": 1.5,
-        "expression": "3/n_layers",
-        "path": "init.gain",
-        "sources": ["conf/init/mine.yaml:12", "override 'init.gain=3/n_layers'"],
-    }
-    assert (data["fan_in"], data["layer"], data["n_layers"], data["rule"]) == (8, 1, 2, "last")
-    assert data["std"] == pytest.approx(1.5 / 8**0.5)
-
-
-def test_explain_what_nothing_claims(run: Any) -> None:
-    words = ["--model", "cli_nets:ready", "init=he", "init.rules.bias=null", "init.unmatched=keep"]
-    done = run("explain", "blocks.0.bias", *words)
-    assert "settings (no rule claims it)" in done.lines
-    assert "  initializer  keep  init.unmatched  override 'init.unmatched=keep'" in done.lines
-    assert done.lines[-1] == "  Keep(): mean and std are not known beforehand"
-    done = run("explain", "blocks.0.weight", *words)
-    assert "settings (no rule claims it)" in done.lines
-    assert "  initializer   variance_scaling" in done.out
-
-
-def test_explain_blocks(run: Any) -> None:
-    words = ["--model", "cli_nets:parts", "init=he", "init/rules=[roles]"]
-    done = run("explain", "attn.in_proj_weight", *words)
-    assert "  blocks  q 4x4, k 4x4, v 4x4" in done.lines
-    assert [line for line in done.lines if "[" in line and line[0] != " "] == [
-        f"attn.in_proj_weight[{block}]" for block in "qkv"
-    ]
-    done = run("explain", "attn.in_proj_bias[k]", *words)  # as `plan` prints it
-    assert "attn.in_proj_bias[k]" in done.lines
-    assert "attn.in_proj_bias[q]" not in done.lines
-    assert "  fan_in   in = 4, of attn.in_proj_weight[k]" in done.lines
-    data = json.loads(run("explain", "gru.weight_hh_l0", *words, "--json").out)
-    assert [(part["block"], part["shape"], part["initializer"]) for part in data["blocks"]] == [
-        (block, [4, 4], "orthogonal") for block in "rzn"
-    ]
-    assert "law" not in data
-
-
-def test_explain_ties_and_padding(run: Any) -> None:
-    words = ["--model", "cli_nets:Net", "--model-arg", "tie=true", "init=he", "init.rules.head=null"]
-    done = run("explain", "head.weight", *words)
-    assert done.code == 0, done.err
-    assert done.lines[0] == "emb.weight"
-    assert "  also     head.weight (torch.nn.modules.linear.Linear)" in done.lines
-    assert "  padding  row 0 stays zero, whatever the law" in done.lines
-    assert "  axes     out 1, batch 0" in done.lines
-
-
-@pytest.mark.parametrize(
-    ("name", "text"),
-    [
-        ("blocks.0.wieght", "the model has no parameter 'blocks.0.wieght'; near names: blocks.0.weight, blocks.1.weight, "),
-        ("emb", "the model has no parameter 'emb'; near names: emb.weight\n"),
-        ("zzz", "the model has no parameter 'zzz'; names are such as emb.weight, blocks.0.weight, blocks.0.bias\n"),
-        ("emb.weight[q]", "emb.weight has no block 'q'; it has none\n"),
-    ],
-)
-def test_explain_an_unknown_name(name: str, text: str, run: Any) -> None:
-    done = run("explain", name, "--model", "cli_nets:ready", "init=he", "--json")
-    assert (done.code, done.out) == (1, "")
-    assert done.err.startswith(text)
-
-
-def test_explain_an_unknown_block(run: Any) -> None:
-    done = run("explain", "attn.in_proj_weight[w]", "--model", "cli_nets:parts", "init=he", "init/rules=[roles]")
-    assert (done.code, done.err) == (1, "attn.in_proj_weight has no block 'w'; it has q, k, v\n")
-
-
-def test_formulas_are_those_of_the_fans(run: Any) -> None:
-    import cli_nets
-
-    words = ["--model", "cli_nets:parts", "init=lecun", "init/rules=[roles]", "--json"]
-    data = json.loads(run("explain", "conv.weight", *words).out)
-    assert data["fan_in_formula"] == "in * k = 4 * 9 = 36"
-    assert data["fan_out_formula"] == "out / g * k / s = 12 / 2 * 9 / 4 = 13.5"
-    data = json.loads(run("explain", "up.bias", *words).out)
-    assert data["fan_in_formula"] == "in / g * k / s = 8 / 2 * 9 / 4 = 9, of up.weight"
-    assert data["fan_out_formula"] == "out * k = 6 * 9 = 54, of up.weight"
-    for site in survey(cli_nets.parts()):
-        data = json.loads(run("explain", site.name, *words).out)
-        for part in data["blocks"] or [data]:
-            for fan in ("fan_in", "fan_out"):
-                if part[fan] is not None:
-                    _, numbers, *_ = part[f"{fan}_formula"].partition(",")[0].split(" = ")
-                    assert eval(numbers) == pytest.approx(part[fan]), site.name
-
-
 # --- list and show ---------------------------------------------------------------------------------------------------------
 
 
@@ -626,7 +373,7 @@ def test_list_of_own_schemes(run: Any) -> None:
 
 
 def test_every_role_is_told() -> None:
-    assert tuple(catalogue._ROLES) == ROLES
+    assert tuple(ROLE_MEANINGS) == ROLES
 
 
 @pytest.mark.parametrize("scheme", ["he", "glorot", "lecun", "orthogonal", "gpt2", "torch"])
@@ -680,7 +427,7 @@ def test_show_says_where_each_line_comes_from(run: Any) -> None:
 def test_values_as_yaml(value: Any) -> None:
     from omegaconf import OmegaConf
 
-    node = OmegaConf.create(f"key: {catalogue._yaml(value)}")
+    node = OmegaConf.create(f"key: {catalogue.as_yaml(value)}")
     assert OmegaConf.to_container(node, resolve=True) == {"key": value}
 
 
@@ -803,12 +550,12 @@ def test_usage(words: str, text: str, run: Any) -> None:
 def test_help(run: Any) -> None:
     done = run("--help")
     assert (done.code, done.err) == (0, "")
-    assert all(f"    {name} " in done.out for name in COMMANDS)
+    assert all(re.search(rf"^    {name}\s", done.out, re.MULTILINE) for name in COMMANDS)
     for name, command in COMMANDS.items():
         done = run(name, "--help")
         assert done.code == 0
         assert done.out.endswith(f"example:\n  {command.example}\n")
-        assert command.example.startswith(f"initconf {name} ")
+        assert f"initconf {name} " in command.example
     assert run("--version").out == f"initconf {initconf.__version__}\n"
 
 
@@ -861,6 +608,18 @@ def test_tables_fit_the_terminal(words: str, width: int, terminal: Any) -> None:
     assert "\x1b[1m" in shown
     # the summary of a plan, a fact of layouts and what was left out are sentences, which the terminal may break
     assert [line for line in tables if len(line) > width and " parameters, " not in line] == []
+
+
+@pytest.mark.parametrize("width", [40, 80, 200])
+def test_explanations_fit_the_terminal(width: int, terminal: Any) -> None:
+    shown = terminal(width, "explain", "0.mix", "--model", "cli_nets:mixers", "init=he")
+    lines = [ESCAPE.sub("", line).rstrip() for line in shown.splitlines()]
+    assert "  role     weight (assumed)" in lines
+    # What is to be copied is not broken; the law is a sentence, which the terminal may break.
+    long = [line for line in lines if len(line) > width and not line.startswith(("  Normal(", "(left out"))]
+    declared = "  'init.layouts.Mixer={module: Mixer, axes: {out: 0, in: 1}}'"
+    assert declared in lines
+    assert set(long) <= {declared}
 
 
 def test_what_a_narrow_terminal_keeps(terminal: Any) -> None:

@@ -12,7 +12,6 @@ from omegaconf import OmegaConf
 from torch import nn
 
 import initconf
-from initconf.compiler import verdicts
 from initconf.laws import Constant, Keep, ModuleDefault, Normal, Orthogonal, TruncatedNormal, Uniform
 from initconf.loading import schemes
 from tests.conftest import ZOO, gpt, mlp, padded, tied_gpt, untouched
@@ -371,10 +370,3 @@ def test_parameters_of_no_elements():
     plan = initconf.compile(model, load("he"))
     assert plan["none.weight"].std == ROOT2  # fans below one count as one
     assert initconf.apply(model, plan).verify()
-
-
-def test_verdicts_tell_what_became_of_every_rule():
-    residual = next(entry.name for entry in initconf.compile(gpt(), load("gpt2")) if entry.rule == "residual")
-    told = dict(verdicts(gpt(), load("gpt2"), residual))
-    assert told["residual"] == "wins"
-    assert told["bias"].startswith("does not match: role")

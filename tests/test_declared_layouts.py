@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import pytest
 import torch
+import yaml
 from torch import nn
 
 import initconf
+from initconf.spec import DeclaredLayout
+from initconf.survey import survey
 
 
 class Fused(nn.Module):
@@ -61,6 +64,151 @@ def test_by_module_and_over_the_registered_ones():
     assert initconf.compile(nn.Linear(3, 5), spec)["weight"].fan_in == 3
 
 
+FORMS = {
+    # what is declared of a parameter of this shape -> role, out, in, batch, fans
+    "nothing": ({}, (6, 4), ("weight", (0,), (1,), (), 4, 6)),
+    "in first": ({"axes": {"in": 0}}, (6, 4), ("weight", (1,), (0,), (), 6, 4)),
+    "out last": ({"axes": {"out": -1}}, (6, 4), ("weight", (1,), (0,), (), 6, 4)),
+    "both, from the end": ({"axes": {"out": -1, "in": -2}}, (6, 4), ("weight", (1,), (0,), (), 6, 4)),
+    "a kernel": ({}, (6, 4, 3), ("weight", (0,), (1,), (), 12, 18)),
+    "a kernel, channels last": ({"axes": {"out": 0, "in": -1}}, (6, 3, 4), ("weight", (0,), (2,), (), 12, 18)),
+    "stacked": ({"axes": {"batch": 0}}, (3, 6, 4), ("weight", (1,), (2,), (0,), 4, 6)),
+    "stacked, in first": ({"axes": {"batch": 0, "out": 2}}, (3, 6, 4), ("weight", (2,), (1,), (0,), 6, 4)),
+    "stacked twice": ({"axes": {"batch": [0, 1]}}, (2, 3, 6, 4), ("weight", (2,), (3,), (0, 1), 4, 6)),
+    "heads": ({"axes": {"in": 0, "out": [1, 2]}}, (6, 4, 3), ("weight", (1, 2), (0,), (), 6, 12)),
+    "in left out": ({"axes": {"out": [0, 1]}}, (6, 4, 3), ("weight", (0, 1), (2,), (), 3, 24)),
+    "one factor for each": ({"axes": {"batch": 0, "out": 1, "in": []}}, (6, 4), ("weight", (1,), (), (0,), 1, 4)),
+    "groups": ({"groups": 2}, (6, 4, 3), ("weight", (0,), (1,), (), 12, 9)),
+    "a stride": ({"stride": 4}, (6, 4, 3), ("weight", (0,), (1,), (), 12, 4.5)),
+    "transposed": ({"axes": {"in": 0}, "transposed": True, "stride": 2}, (6, 4, 3), ("weight", (1,), (0,), (), 9, 12)),
+    "recurrent": ({"role": "recurrent"}, (6, 4), ("recurrent", (0,), (1,), (), 4, 6)),
+    "embedding": ({"role": "embedding"}, (6, 4), ("embedding", (1,), (), (0,), 1, 4)),
+    "embedding of three axes": ({"role": "embedding"}, (2, 6, 4), ("embedding", (2,), (), (0, 1), 1, 4)),
+    "embedding, vectors first": (
+        {"role": "embedding", "axes": {"out": 0, "in": [], "batch": 1}},
+        (4, 6),
+        ("embedding", (0,), (), (1,), 1, 4),
+    ),
+    "bias": ({"role": "bias"}, (6,), ("bias", (0,), (1,), (), None, None)),
+    "stacked bias": ({"role": "bias"}, (3, 6), ("bias", (0,), (1,), (), None, None)),
+    "a vector": ({}, (6,), ("weight", (0,), (), (), None, None)),
+    "a scalar": ({"role": "gate_scale"}, (), ("gate_scale", (0,), (1,), (), None, None)),
+}
+
+
+class One(nn.Module):
+    def __init__(self, *shape):
+        super().__init__()
+        self.w = nn.Parameter(torch.empty(shape))
+
+
+def site(layout, *shape):
+    (found,) = survey(One(*shape), declared={"it": DeclaredLayout.model_validate({"match": "w", **layout})})
+    return found
+
+
+@pytest.mark.parametrize("row", FORMS)
+def test_what_may_be_left_out(row):
+    said, shape, expected = FORMS[row]
+    found = site(said, *shape)
+    lay = found.layout
+    assert (found.role, lay.out_axes, lay.in_axes, lay.batch_axes, found.fan_in, found.fan_out) == expected
+    assert lay.assumed == ()
+
+
+def test_null_is_left_out():
+    keys = ("role", "axes", "blocks", "groups", "stride", "transposed", "fans_of", "zero_row", "module", "search", "glob")
+    assert site(dict.fromkeys(keys), 6, 4) == site({}, 6, 4)
+
+
+def test_rows_and_blocks_counted_from_the_end():
+    assert site({"role": "embedding", "zero_row": -1}, 7, 4).layout.zero_row == 6
+    found = site({"axes": {"in": 0}, "blocks": {"axis": -1, "names": ["k", "v"]}}, 4, 6)
+    assert [(b.block, b.start, b.shape) for b in found.blocks] == [("k", 0, (4, 3)), ("v", 3, (4, 3))]
+
+
+# --- as a user writes them ---------------------------------------------------------------------------------------------------
+
+
+class Attention(nn.Module):
+    """Queries of 64, keys and values of 16 each, in one Linear."""
+
+    def __init__(self):
+        super().__init__()
+        self.Wqkv = nn.Linear(64, 96)
+        self.out = nn.Linear(64, 64)
+
+
+def attentions():
+    return nn.Sequential(Attention(), Attention())
+
+
+FILE = """
+defaults: [lecun]
+layouts:
+  qkv:  {match: '.*[.]Wqkv[.]weight', blocks: {names: [q, k, v], sizes: [64, 16, 16]}}
+  bias: {module: Linear, glob: '*Wqkv.bias', role: bias, fans_of: weight, blocks: {names: [q, k, v], sizes: [64, 16, 16]}}
+rules:
+  no_values: {block: v, initializer: zeros}
+"""
+LINE = [
+    "layouts.qkv={match: '.*[.]Wqkv[.]weight', blocks: {names: [q, k, v], sizes: [64, 16, 16]}}",
+    "layouts.bias={module: Linear, glob: '*Wqkv.bias', role: bias, fans_of: weight}",
+    "layouts.bias.blocks={names: [q, k, v], sizes: [64, 16, 16]}",
+    "init.rules.no_values={block: v, initializer: zeros}",
+]
+
+
+@pytest.mark.parametrize("form", ["file", "overrides", "mapping"])
+def test_grouped_queries_in_a_file_and_on_a_command_line(form, tmp_path):
+    if form == "overrides":
+        spec = initconf.load("lecun", overrides=LINE)
+    elif form == "mapping":
+        spec = initconf.load(yaml.safe_load(FILE))
+    else:
+        (tmp_path / "mine.yaml").write_text(FILE)
+        spec = initconf.load(tmp_path / "mine.yaml")
+    model = attentions()
+    plan = initconf.compile(model, spec)
+    for name in ("0.Wqkv.weight", "0.Wqkv.bias", "1.Wqkv.weight", "1.Wqkv.bias"):
+        assert [(b.block, b.shape[0], b.fan_in, b.fan_out) for b in plan[name].blocks] == [
+            ("q", 64, 64, 64),
+            ("k", 16, 64, 16),
+            ("v", 16, 64, 16),
+        ]
+    assert [b.rule for b in plan["0.Wqkv.weight"].blocks] == [None, None, "no_values"]
+    assert plan["0.out.weight"].blocks == ()
+    initconf.apply(model, plan).verify()
+    q, k, v = model[0].Wqkv.weight.detach().split([64, 16, 16])
+    assert not v.any()
+    assert float(q.std()) == pytest.approx(1 / 8, rel=0.1)
+    assert float(k.std()) == pytest.approx(1 / 8, rel=0.1)
+
+
+def test_one_value_is_overridden():
+    spec = initconf.load("lecun", overrides=[*LINE, "layouts.qkv.blocks.sizes=[32,32,32]", "layouts.bias=null"])
+    plan = initconf.compile(attentions(), spec)
+    assert [b.shape for b in plan["1.Wqkv.weight"].blocks] == [(32, 64)] * 3
+    assert plan["1.Wqkv.bias"].blocks == ()
+
+
+def test_of_two_that_match_the_last_one_counts():
+    first = {"match": "qkv", "axes": {"in": 0}, "blocks": {"axis": 1, "names": ["q", "k", "v", "g"]}}
+    second = {"glob": "qkv", "role": "recurrent"}
+    spec = {"defaults": ["lecun"], "layouts": {"a": first, "b": second}}
+    plan = initconf.compile(Fused(), spec)
+    # whole, as with rules: nothing is inherited from the one that lost
+    assert (plan["qkv"].role, plan["qkv"].fan_in, plan["qkv"].blocks) == ("recurrent", 16, ())
+    spec["layouts"] = {"b": second, "a": first}
+    plan = initconf.compile(Fused(), spec)
+    assert (plan["qkv"].role, plan["qkv"].fan_in) == ("weight", 4)
+    assert "".join(b.block for b in plan["qkv"].blocks) == "qkvg"
+    changed = initconf.load(spec, overrides=["layouts.b.axes={in: 1}"])  # a key keeps its place, whoever sets it
+    assert initconf.compile(Fused(), changed) == plan
+
+
+# --- what is wrong -----------------------------------------------------------------------------------------------------------
+
 WRONG = [
     (
         {"a": {"axes": {"out": 0}}},
@@ -81,19 +229,88 @@ WRONG = [
         "init.layouts.a.blocks: two blocks have the same name",
     ),
     ({"a": {"match": "nope", "role": "bias"}}, "init.layouts.a: it matches nothing\n  -> names are such as qkv, qkv_bias"),
-    ({"a": {"match": "qkv", "axes": {"out": 2, "in": 0}}}, "layouts.a names axis 2, and the shape is (4, 16)"),
-    ({"a": {"match": "qkv", "axes": {"out": 0, "in": 0}}}, "layouts.a names an axis twice"),
+    ({"a": {"match": "qkv", "axes": {"out": 2, "in": 0}}}, "init.layouts.a.axes: the shape (4, 16) has no axis 2"),
+    ({"a": {"match": "qkv", "axes": {"out": -3, "in": 0}}}, "init.layouts.a.axes: the shape (4, 16) has no axis -3"),
+    ({"a": {"match": "qkv", "axes": {"out": 0, "in": 0}}}, "init.layouts.a.axes: axis 0 is named twice"),
+    ({"a": {"match": "qkv", "axes": {"out": 1, "in": -1}}}, "init.layouts.a.axes: axis 1 is named twice"),
+    (
+        {"a": {"match": "qkv", "axes": {"out": 0, "inn": 1}}},
+        "init.layouts.a.axes: not a mapping of axes\n  -> write {out: 0, in: 1}, and batch where whole weights are stacked",
+    ),
+    (
+        {"a": {"match": "qkv", "axes": {"out": True}}},
+        "init.layouts.a.axes: an axis is an integer, or a list of integers\n  -> write {out: 0, in: [1, 2]}",
+    ),
     (
         {"a": {"match": "qkv", "blocks": {"axis": 1, "names": ["q", "k"], "sizes": [8, 4]}}},
-        "the blocks q, k of sizes [8, 4] do not add up to 16, the size of axis 1",
+        "init.layouts.a.blocks: the blocks q, k of sizes [8, 4] do not add up to 16, the size of axis 1",
     ),
-    ({"a": {"match": "table", "zero_row": 9}}, "layouts.a names row 9, and the shape is (7, 4)"),
+    (
+        {"a": {"match": "qkv", "blocks": {"axis": 1, "names": ["q", "k", "v"], "sizes": [8, 8]}}},
+        "init.layouts.a.blocks: the blocks q, k, v of sizes [8, 8] do not add up to 16, the size of axis 1",
+    ),
+    (
+        {"a": {"match": "qkv", "blocks": {"axis": 1, "names": ["q", "k", "v"]}}},
+        "init.layouts.a.blocks: 3 blocks of one size do not divide 16, the size of axis 1\n  -> give the sizes of q, k, v",
+    ),
+    (
+        {"a": {"match": "qkv", "blocks": {"axis": 2, "names": ["q", "k"]}}},
+        "init.layouts.a.blocks: the shape (4, 16) has no axis 2",
+    ),
+    (
+        {"a": {"match": "qkv", "blocks": {"sizes": [2, 2]}}},
+        "init.layouts.a.blocks: not a mapping of blocks\n"
+        "  -> write {axis: 0, names: [q, k, v]}, and sizes where they are not equal",
+    ),
+    (
+        {"a": {"match": "qkv", "blocks": {"names": "qkv"}}},
+        "init.layouts.a.blocks: the names of the blocks are not a list of strings\n  -> write names: [q, k, v]",
+    ),
+    (
+        {"a": {"match": "qkv", "blocks": {"names": ["q"], "sizes": [-4]}}},
+        "init.layouts.a.blocks: the sizes of the blocks are not a list of integers\n  -> write sizes: [64, 32, 32]",
+    ),
+    ({"a": {"match": "qkv", "groups": 3}}, "init.layouts.a.groups: 3 groups do not divide 4, the size of the out axes"),
+    (
+        {"a": {"match": "qkv", "transposed": True, "groups": 5}},
+        "init.layouts.a.groups: 5 groups do not divide 16, the size of the in axes",
+    ),
+    ({"a": {"match": "qkv", "stride": 0.5}}, "init.layouts.a.stride = 0.5: not a positive integer"),
+    ({"a": {"match": "table", "zero_row": 9}}, "init.layouts.a.zero_row: the shape (7, 4) has no row 9"),
+    ({"a": {"match": "table", "zero_row": -8}}, "init.layouts.a.zero_row: the shape (7, 4) has no row -8"),
+    (
+        {"a": {"match": "table", "zero_row": 0, "blocks": {"names": ["a", "b"], "sizes": [3, 4]}}},
+        "init.layouts.a.zero_row: the rows are in blocks, and one of them is to stay zero\n"
+        "  -> leave out the blocks, or zero_row",
+    ),
+    (
+        {"a": {"match": "qkv", "axes": {"out": 7}, "groups": 3, "zero_row": 8}},
+        "2 problems:\n- init.layouts.a.axes: the shape (4, 16) has no axis 7\n"
+        "- init.layouts.a.zero_row: the shape (4, 16) has no row 8",
+    ),
 ]
 
 
-@pytest.mark.parametrize(("layouts", "text"), WRONG, ids=range(len(WRONG)))
+@pytest.mark.parametrize(("layouts", "text"), WRONG, ids=[f"{n} {text[:60]}" for n, (_, text) in enumerate(WRONG)])
 def test_what_does_not_fit_is_said(layouts, text):
-    with pytest.raises(initconf.InitConfError) as caught:
-        initconf.compile(Fused(), {"defaults": ["lecun"], "layouts": layouts})
-    said = str(caught.value).replace("  (a mapping in Python)", "")
+    with pytest.raises((initconf.SpecError, initconf.CompileError)) as caught:
+        initconf.compile(Fused(), {"initializer": "lecun_normal", "layouts": layouts})
+    said = str(caught.value).replace("  (python)", "")
     assert said == text
+
+
+def test_where_it_was_said_is_named(tmp_path):
+    (tmp_path / "mine.yaml").write_text(FILE)
+    with pytest.raises(initconf.CompileError) as caught:
+        initconf.compile(attentions(), initconf.load(tmp_path / "mine.yaml", overrides=["layouts.qkv.blocks.sizes=[64,16]"]))
+    assert str(caught.value) == (
+        "init.layouts.qkv.blocks  (override 'init.layouts.qkv.blocks.sizes=[64,16]'): "
+        "the blocks q, k, v of sizes [64, 16] do not add up to 96, the size of axis 0"
+    )
+    with pytest.raises(initconf.CompileError) as caught:
+        initconf.compile(nn.Linear(64, 96), initconf.load(tmp_path / "mine.yaml"))
+    (first, second) = caught.value.problems
+    assert str(first) == (
+        f"init.layouts.qkv  ({tmp_path / 'mine.yaml'}:4): it matches nothing\n  -> names are such as weight, bias"
+    )
+    assert second.path == "init.layouts.bias"

@@ -51,7 +51,7 @@ class Free(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.scale = nn.Parameter(torch.ones(3))
+        self.free = nn.Parameter(torch.ones(3))
 
 
 def towers() -> nn.Module:
@@ -208,7 +208,7 @@ ROWS: list[tuple[Make, list[str], str]] = [
     (
         mlp,
         ["rules.head.search=[a]"],
-        "init.rules.head.search = ['a']  (override 'init.rules.head.search=[a]'): YAML read the pattern as something else\n"
+        "init.rules.head.search = ['a']  (override 'init.rules.head.search=[a]'): YAML read the pattern as a list\n"
         "  -> put it in single quotes: '...' in YAML, and in Hydra quotes (\"...\") on a command line",
     ),
     (
@@ -320,7 +320,7 @@ ROWS: list[tuple[Make, list[str], str]] = [
     (
         Free,
         ["rules.other.initializer=module_default"],
-        "init.rules.other.initializer  (override 'init.rules.other.initializer=module_default'): scale: module_default "
+        "init.rules.other.initializer  (override 'init.rules.other.initializer=module_default'): free: module_default "
         "cannot serve it: Free has neither reset_parameters nor _reset_parameters\n"
         "  -> {name: module_default, otherwise: keep} keeps the values that are there",
     ),

@@ -14,14 +14,16 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 # A file imports only from those that stand before it. A name that ends in "/" is a folder, whose files are free among
 # themselves as long as they do not go round in circles.
 ORDER = """
-    errors files expressions patterns laws/ quadrature curves callables activations
+    errors files expressions patterns docstrings laws/ quadrature curves callables activations
     spec registry
     sites layouts third_party parametrized owners resets survey origins tracing
     initializers/
     hyper/
-    reading provenance composing loading
+    schema
+    reading provenance refusals composing validating loading
     rules choices diagnosis plan compiler
     stream stream_kernel on_gpu sampling shards moments threads writing by_torch report comparison progress materialise fitting choosing apply
+    porting/
     lab/ cli/ _hydra/ __main__
 """.split()
 DOORS = {"cli/", "lab/", "_hydra/"}  # they may use the public names, `import initconf`, as a user would

@@ -91,14 +91,97 @@ def test_its_errors_have_addresses(app: Path) -> None:
     )
 
 
-def test_hydra_shows_the_group_and_nothing_else(app: Path) -> None:
-    done = run(app, "--help")
-    groups = done.stdout.partition("== Configuration groups ==")[2].partition("==")[0]
-    names = {line.partition(":")[0].strip() for line in groups.splitlines() if ":" in line}
-    ours = {name for name in names if name not in {"experiment"} and not name.startswith("hydra")}
-    assert ours == {"init", "init/rules", "init/schema"}, done.stdout
-    done = run(app, "--cfg", "job", "--resolve", "-p", "init.rules.bias")
-    assert done.stdout.splitlines()[1:] == ["role: bias", "initializer: zeros", "optional: true"], done.stdout + done.stderr
+ASKED = """
+import contextlib, io, json, os, sys
+import hydra
+from hydra.core.global_hydra import GlobalHydra
+
+@hydra.main(config_path="conf", config_name="config", **{version})
+def main(cfg):
+    print(cfg.db.name, cfg.port)
+
+told = []
+for typed, line in json.load(sys.stdin):
+    sys.argv = ["app.py", *typed]
+    os.environ.update(COMP_LINE=line, COMP_POINT=str(len(line)))
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.suppress(SystemExit):
+        main()
+    GlobalHydra.instance().clear()
+    told.append(out.getvalue())
+heavy = sorted({name.partition(".")[0] for name in sys.modules} & {"torch", "numpy", "pydantic", "re2", "rich"})
+print(json.dumps([told, heavy]))
+"""
+
+
+def ask(folder: Path, *questions: str) -> list[str]:
+    """What an application prints to each; `? LINE` asks for the completion of a line. All in one process, under -W error."""
+    (folder / "app.py").write_text(ASKED.replace("{version}", repr(VERSION)))
+    lines = [(["-sc", "query=bash"], q[2:]) if q.startswith("? ") else (q.split(), "") for q in questions]
+    command = [sys.executable, "-W", "error", "app.py"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, input=json.dumps(lines), check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr
+    told, heavy = json.loads(done.stdout)
+    assert heavy == []
+    return [str(text).strip() for text in told]
+
+
+def groups(help: str) -> set[str]:
+    said = help.partition("== Configuration groups ==")[2].partition("== Config ==")[0]
+    return {line.partition(":")[0] for line in said.splitlines() if ": " in line}
+
+
+def test_an_application_that_has_never_heard_of_initconf(tmp_path: Path) -> None:
+    """It sees the group `init`, and nothing else has changed for it: not what it composes, completes, shows and sweeps."""
+    (tmp_path / "conf" / "db").mkdir(parents=True)
+    (tmp_path / "conf" / "config.yaml").write_text("defaults: [{db: mysql}, _self_]\nport: 1\n")
+    for name in ("mysql", "pg"):
+        (tmp_path / "conf" / "db" / f"{name}.yaml").write_text(f"name: {name}\n")
+    told = ask(
+        tmp_path,
+        "--help",
+        "--cfg job --resolve",
+        "--info defaults",
+        "--info searchpath",
+        "-m db=mysql,pg port=1,2 hydra.sweep.dir=out",
+        "port=3 hydra.run.dir=out",
+        "? python app.py ",
+        "? python app.py db=",
+        "? python app.py init=he",
+    )
+    help, job, defaults, path, sweep, one, keys, options, schemes = told
+    assert groups(help) == {"db", "init", "init/rule", "init/rules", "init/schema"}
+    assert job == "db:\n  name: mysql\nport: 1"
+    assert [line.split()[1] for line in defaults.splitlines()[4:-1] if "hydra" not in line] == ["db/mysql", "config"]
+    assert [line.split()[1] for line in path.splitlines()[4:-1]] == ["hydra", "main", "initconf", "schema"]
+    assert [line for line in sweep.splitlines() if not line.startswith("[")] == ["mysql 1", "mysql 2", "pg 1", "pg 2"]
+    assert one == "mysql 3"
+    assert keys.split() == ["db.", "db=", "hydra", "hydra.", "init", "port="]
+    assert options.split() == ["db=mysql", "db=pg"]
+    assert schemes.split() == ["init=he"]
+
+
+def test_an_application_that_chooses_a_scheme(app: Path) -> None:
+    told = ask(
+        app,
+        "--help",
+        "--cfg job --resolve -p init.rules.bias",
+        "? python app.py init=g",
+        "? python app.py init/rules=m",
+        "? python app.py init.rules.h",
+        "? python app.py init.rules.head.",
+        "? python app.py init.ga",
+    )
+    help, bias, *completed = told
+    assert groups(help) == {"experiment", "init", "init/rule", "init/rules", "init/schema"}
+    assert bias.splitlines()[1:] == ["role: bias", "initializer: zeros", "optional: true"]
+    assert [words.split() for words in completed] == [
+        ["init=glorot", "init=gpt2"],
+        ["init/rules=mamba", "init/rules=mine"],
+        ["init.rules.head."],
+        ["init.rules.head.role=", "init.rules.head.search="],
+        ["init.gain=", "init.gain_method="],
+    ]
 
 
 def test_every_value_has_an_address(app: Path) -> None:

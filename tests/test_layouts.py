@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-import math
+import contextlib
+import importlib
+import pkgutil
+import warnings
 
 import pytest
 import torch
@@ -41,7 +44,7 @@ TRUE_FANS = [
     (lambda: nn.Conv1d(8, 16, 5, stride=5), (40, 16)),
     (lambda: nn.Conv3d(4, 8, (1, 2, 3), stride=(1, 2, 3)), (24, 8)),
     (lambda: nn.ConvTranspose3d(4, 8, (1, 2, 3), stride=(1, 2, 3)), (4, 48)),
-    (lambda: nn.Bilinear(5, 7, 11), (35, 11)),
+    (lambda: nn.Bilinear(5, 7, 11), (35, pytest.approx(2 * 11 * 5 * 7 / (5 + 7)))),
     (lambda: nn.Embedding(1000, 64), (1, 64)),
     (lambda: nn.EmbeddingBag(1000, 64), (1, 64)),
 ]
@@ -68,168 +71,207 @@ def test_torch_s_fans_where_they_are_asked_for(make):
     assert found.blocks == ()
 
 
-MEASURED = {
-    "linear": lambda: nn.Linear(64, 160, bias=False),
-    "conv1d": lambda: nn.Conv1d(32, 48, 5, bias=False),
-    "conv1d, stride 3": lambda: nn.Conv1d(32, 48, 5, stride=3, bias=False),
-    "conv1d, stride 4 over kernel 2": lambda: nn.Conv1d(32, 48, 2, stride=4, bias=False),
-    "conv1d, dilation 3": lambda: nn.Conv1d(32, 48, 3, dilation=3, bias=False),
-    "conv1d, padding": lambda: nn.Conv1d(32, 48, 5, padding=2, bias=False),
-    "conv2d": lambda: nn.Conv2d(32, 24, 3, bias=False),
-    "conv2d, stride 2": lambda: nn.Conv2d(32, 64, 3, stride=2, bias=False),
-    "conv2d, stride (1, 2)": lambda: nn.Conv2d(32, 24, (2, 3), stride=(1, 2), bias=False),
-    "conv2d, dilation 2": lambda: nn.Conv2d(32, 24, 3, dilation=2, bias=False),
-    "conv2d, groups 4": lambda: nn.Conv2d(32, 64, 3, groups=4, bias=False),
-    "conv2d, groups 4, stride 2": lambda: nn.Conv2d(32, 64, 3, groups=4, stride=2, bias=False),
-    "conv2d, depthwise": lambda: nn.Conv2d(64, 64, 3, groups=64, bias=False),
-    "conv2d, depthwise, twice as many": lambda: nn.Conv2d(64, 128, 3, groups=64, bias=False),
-    "conv3d": lambda: nn.Conv3d(24, 32, 2, bias=False),
-    "conv3d, stride 2, groups 2": lambda: nn.Conv3d(24, 32, 3, stride=2, groups=2, bias=False),
-    "transposed 1d": lambda: nn.ConvTranspose1d(32, 48, 3, bias=False),
-    "transposed 1d, stride 2": lambda: nn.ConvTranspose1d(32, 48, 3, stride=2, bias=False),
-    "transposed 1d, stride 3, output padding": lambda: nn.ConvTranspose1d(32, 48, 5, stride=3, output_padding=2, bias=False),
-    "transposed 1d, stride 3 over kernel 2": lambda: nn.ConvTranspose1d(32, 48, 2, stride=3, bias=False),
-    "transposed 2d, stride 2": lambda: nn.ConvTranspose2d(32, 24, 4, stride=2, bias=False),
-    "transposed 2d, stride 2, padding": lambda: nn.ConvTranspose2d(32, 24, 4, stride=2, padding=1, bias=False),
-    "transposed 2d, dilation 2": lambda: nn.ConvTranspose2d(32, 24, 3, dilation=2, bias=False),
-    "transposed 2d, stride 2, groups 4": lambda: nn.ConvTranspose2d(64, 32, 4, stride=2, groups=4, bias=False),
-    "transposed 3d, stride 2": lambda: nn.ConvTranspose3d(24, 32, 2, stride=2, bias=False),
+# --- every module of torch.nn ------------------------------------------------------------------------------------------------
+
+LINEAR = {"weight": "weight, out 0, in 1", "bias": "bias of weight"}
+CONV = {"weight": "weight, out 0, in 1, groups 2, stride {}", "bias": "bias of weight"}
+TRANSPOSED = {"weight": "weight, out 1, in 0, groups 2, stride {}, transposed", "bias": "bias of weight"}
+NORM = {"weight": "norm_scale", "bias": "norm_shift"}
+ATTENTION = {
+    "in_proj_weight": "weight, out 0, in 1, q k v",
+    "in_proj_bias": "bias of in_proj_weight, q k v",
+    "out_proj.weight": "weight, out 0, in 1",
+    "out_proj.bias": "bias of weight",
 }
-WEIGHTS = 100_000
-"""So many random weights: the second moments then stray by half a percent."""
 
 
-def second_moment(tensor, module, strided):
-    """Of what lies far from the edges; on the strided side, where positions take turns, over whole numbers of turns."""
-    for axis in range(2, tensor.ndim):
-        k, d, s, p = (getattr(module, name)[axis - 2] for name in ("kernel_size", "dilation", "stride", "padding"))
-        margin, turn = (d * (k - 1) + p + s, s) if strided else (p, 1)
-        length = (tensor.shape[axis] - 2 * margin) // turn * turn
-        assert length >= 4 * turn
-        tensor = tensor.narrow(axis, margin, length)
-    return float(tensor.square().mean())
+def inside(prefix, expected):
+    return {f"{prefix}.{name}": said for name, said in expected.items()}
 
 
-@pytest.mark.parametrize("row", MEASURED)
-def test_measured_fans(row):
-    """With weights, inputs and gradients of second moment 1, a fan is what comes out: forwards fan_in, backwards fan_out."""
-    module = MEASURED[row]()
-    transposed = "Transpose" in type(module).__name__
-    generator = torch.Generator().manual_seed(0)
-    forwards, backwards = [], []
-    for _ in range(math.ceil(WEIGHTS / module.weight.numel())):
-        if isinstance(module, nn.Linear):
-            x = torch.randn(256, module.in_features, generator=generator)
-        else:
-            size = {"1d": (8, 64), "2d": (2, 18, 18), "3d": (1, 18, 18, 18)}[type(module).__name__[-2:]]
-            x = torch.randn(size[0], module.in_channels, *size[1:], generator=generator)
-        with torch.no_grad():
-            module.weight.copy_(torch.randn(module.weight.shape, generator=generator))
-        y = module(x.requires_grad_())
-        (dx,) = torch.autograd.grad(y, x, torch.randn(y.shape, generator=generator))
-        forwards.append(second_moment(y.detach(), module, transposed))
-        backwards.append(second_moment(dx, module, not transposed))
-    fan_in, fan_out = fans(module)
-    assert sum(forwards) / len(forwards) == pytest.approx(fan_in, rel=0.03)
-    assert sum(backwards) / len(backwards) == pytest.approx(fan_out, rel=0.03)
+def gates(said, end="_l0"):
+    return {
+        f"weight_ih{end}": f"weight, out 0, in 1{said}",
+        f"weight_hh{end}": f"recurrent, out 0, in 1{said}",
+        f"bias_ih{end}": f"bias of weight_ih{end}{said}",
+        f"bias_hh{end}": f"bias of weight_hh{end}{said}",
+    }
 
 
-def test_measured_fans_of_bilinear_and_embedding():
-    generator = torch.Generator().manual_seed(0)
-
-    def normal(*shape):
-        return torch.randn(shape, generator=generator)
-
-    module = nn.Bilinear(20, 30, 50, bias=False)
-    module.weight.data = normal(50, 20, 30)
-    y = module(normal(2000, 20), normal(2000, 30))
-    assert float(y.detach().square().mean()) == pytest.approx(fans(module)[0], rel=0.03)
-    module = nn.Embedding(2000, 64)
-    module.weight.data = normal(2000, 64)
-    assert float(module(torch.arange(2000)).detach().square().mean()) == pytest.approx(fans(module)[0], rel=0.03)
-    dx = normal(500, 64) @ module.weight.detach().T
-    assert float(dx.square().mean()) == pytest.approx(fans(module)[1], rel=0.03)
+def layer(*attentions, norms):
+    parts = [inside(name, ATTENTION) for name in attentions]
+    parts += [inside("linear1", LINEAR), inside("linear2", LINEAR), *(inside(f"norm{n + 1}", NORM) for n in range(norms))]
+    return {name: said for part in parts for name, said in part.items()}
 
 
-# --- roles -----------------------------------------------------------------------------------------------------------------
+ENCODER, DECODER = layer("self_attn", norms=2), layer("self_attn", "multihead_attn", norms=3)
 
-ROLES = {
-    "Linear": (lambda: nn.Linear(2, 3), {"weight": "weight", "bias": "bias"}),
-    "BatchNorm2d": (lambda: nn.BatchNorm2d(3), {"weight": "norm_scale", "bias": "norm_shift"}),
-    "SyncBatchNorm": (lambda: nn.SyncBatchNorm(3), {"weight": "norm_scale", "bias": "norm_shift"}),
-    "InstanceNorm1d": (lambda: nn.InstanceNorm1d(3, affine=True), {"weight": "norm_scale", "bias": "norm_shift"}),
-    "LayerNorm": (lambda: nn.LayerNorm((3, 4)), {"weight": "norm_scale", "bias": "norm_shift"}),
-    "GroupNorm": (lambda: nn.GroupNorm(1, 3), {"weight": "norm_scale", "bias": "norm_shift"}),
-    "RMSNorm": (lambda: nn.RMSNorm(3), {"weight": "norm_scale"}),
-    "PReLU": (lambda: nn.PReLU(), {"weight": "gate_scale"}),
-    "Embedding": (lambda: nn.Embedding(3, 4), {"weight": "embedding"}),
-    "MultiheadAttention": (
-        lambda: nn.MultiheadAttention(4, 2, add_bias_kv=True),
+
+def lazy(make, *shape):
+    """A lazy module that has seen an example."""
+
+    def made(cls):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # they are an experiment, torch says
+            module = make(cls)
+        module(torch.zeros(shape))
+        return module
+
+    return made
+
+
+MODULES = {
+    "Linear": (lambda c: c(2, 3), LINEAR),
+    "NonDynamicallyQuantizableLinear": (lambda c: c(2, 3), LINEAR),
+    "LazyLinear": (lazy(lambda c: c(3), 1, 2), LINEAR),
+    "LinearCrossEntropyLoss": (lambda c: c(2, 3, bias=True), inside("linear", LINEAR)),
+    "AdaptiveLogSoftmaxWithLoss": (
+        lambda c: c(16, 10, [3, 6], div_value=2.0, head_bias=True),
         {
-            "in_proj_weight": "weight",
-            "in_proj_bias": "bias",
-            "bias_k": "bias",
-            "bias_v": "bias",
-            "out_proj.weight": "weight",
-            "out_proj.bias": "bias",
+            **inside("head", LINEAR),
+            **{f"tail.{i}.{j}.weight": "weight, out 0, in 1" for i in (0, 1) for j in (0, 1)},
         },
     ),
-    "GRUCell": (
-        lambda: nn.GRUCell(2, 3),
-        {"weight_ih": "weight", "weight_hh": "recurrent", "bias_ih": "bias", "bias_hh": "bias"},
+    "Bilinear": (lambda c: c(2, 3, 4), {"weight": "weight, out 0, in 1 2", "bias": "bias of weight"}),
+    **{
+        f"{lazily}Conv{kind}{n}d": (
+            lazy(lambda c: c(4, 3, stride=2, groups=2), 1, 4, *[5] * n) if lazily else lambda c: c(4, 4, 3, stride=2, groups=2),
+            {name: said.format(2**n) for name, said in (TRANSPOSED if kind else CONV).items()},
+        )
+        for n in (1, 2, 3)
+        for kind in ("", "Transpose")
+        for lazily in ("", "Lazy")
+    },
+    **{f"BatchNorm{n}d": (lambda c: c(2), NORM) for n in (1, 2, 3)},
+    **{f"LazyBatchNorm{n}d": (lazy(lambda c: c(), 2, 4, *[5] * n), NORM) for n in (1, 2, 3)},
+    "SyncBatchNorm": (lambda c: c(2), NORM),
+    **{f"InstanceNorm{n}d": (lambda c: c(2, affine=True), NORM) for n in (1, 2, 3)},
+    **{f"LazyInstanceNorm{n}d": (lazy(lambda c: c(affine=True), 1, 4, *[5] * n), NORM) for n in (1, 2, 3)},
+    "LayerNorm": (lambda c: c((2, 3)), NORM),
+    "GroupNorm": (lambda c: c(1, 2), NORM),
+    "RMSNorm": (lambda c: c(2), {"weight": "norm_scale"}),
+    "PReLU": (lambda c: c(3), {"weight": "gate_scale"}),
+    "Embedding": (lambda c: c(5, 2, padding_idx=-1), {"weight": "embedding, out 1, batch 0, row 4 zero"}),
+    "EmbeddingBag": (lambda c: c(5, 2, padding_idx=3), {"weight": "embedding, out 1, batch 0, row 3 zero"}),
+    "MultiheadAttention": (
+        lambda c: c(4, 2, add_bias_kv=True),
+        {**ATTENTION, "bias_k": "bias", "bias_v": "bias"},
     ),
-    "AdaptiveLogSoftmaxWithLoss": (
-        lambda: nn.AdaptiveLogSoftmaxWithLoss(4, 10, [3]),
-        {"head.weight": "weight", "tail.0.0.weight": "weight", "tail.0.1.weight": "weight"},
+    "MultiheadAttention, separate": (
+        lambda c: c(4, 2, kdim=3, vdim=5),
+        {
+            **{f"{x}_proj_weight": "weight, out 0, in 1" for x in "qkv"},
+            **ATTENTION,
+            "in_proj_bias": "bias, q k v",  # of three weights
+            "in_proj_weight": None,
+        },
     ),
-    "Bilinear": (lambda: nn.Bilinear(2, 3, 4), {"weight": "weight", "bias": "bias"}),
+    "TransformerEncoderLayer": (lambda c: c(4, 2, 6), ENCODER),
+    "TransformerDecoderLayer": (lambda c: c(4, 2, 6), DECODER),
+    "TransformerEncoder": (lambda c: c(nn.TransformerEncoderLayer(4, 2, 6, batch_first=True), 1), inside("layers.0", ENCODER)),
+    "TransformerDecoder": (lambda c: c(nn.TransformerDecoderLayer(4, 2, 6), 1), inside("layers.0", DECODER)),
+    "Transformer": (
+        lambda c: c(4, 2, 1, 1, 6, batch_first=True),
+        {
+            **inside("encoder.layers.0", ENCODER),
+            **inside("encoder.norm", NORM),
+            **inside("decoder.layers.0", DECODER),
+            **inside("decoder.norm", NORM),
+        },
+    ),
+    "RNN": (lambda c: c(2, 3), gates("")),
+    "LSTM": (lambda c: c(2, 3), gates(", i f g o")),
+    "LSTM, proj_size": (lambda c: c(2, 3, proj_size=1), {**gates(", i f g o"), "weight_hr_l0": "weight, out 0, in 1"}),
+    "GRU": (lambda c: c(2, 3), gates(", r z n")),
+    "GRU, two ways": (
+        lambda c: c(2, 3, num_layers=2, bidirectional=True),
+        {k: v for end in ("_l0", "_l0_reverse", "_l1", "_l1_reverse") for k, v in gates(", r z n", end).items()},
+    ),
+    "RNNBase": (lambda c: c("GRU", 2, 3), gates(", r z n")),
+    "RNNCell": (lambda c: c(2, 3), gates("", "")),
+    "LSTMCell": (lambda c: c(2, 3), gates(", i f g o", "")),
+    "GRUCell": (lambda c: c(2, 3), gates(", r z n", "")),
+    "RNNCellBase": (lambda c: c(2, 3, True, num_chunks=1), gates("", "")),
+    # They know nothing of what they hold, and that is said.
+    "ParameterList": (lambda c: c([torch.zeros(3, 2)]), {"0": "weight, out 0, in 1, assumed role layout"}),
+    "ParameterDict": (lambda c: c({"bias": torch.zeros(3)}), {"bias": "bias, assumed role"}),
 }
+"""Each class of torch.nn with parameters: how it is made, and what is known of each of its parameters."""
+DEPRECATED = ("Container", "NLLLoss2d")
+ARGUMENTS = [(), (1,), (2, 2), (1, 1, 1), (1, (1, 1)), ((1, 1), (1, 1)), (0, 1), (torch.relu,)]
+"""What a class without parameters is made with; one of these will do."""
 
 
-@pytest.mark.parametrize("row", ROLES)
-def test_roles_of_torch_s_modules_are_known(row):
-    make, expected = ROLES[row]
-    found = sites(make())
-    assert {name: site.role for name, site in found.items()} == expected
-    assert not any(site.layout.assumed for site in found.values())
-
-
-def test_every_module_of_torch_has_a_layout():
-    """Those with parameters of their own, of torch 2.13; containers and transformers consist of others."""
-    made = {
-        "AdaptiveLogSoftmaxWithLoss": lambda c: c(4, 10, [3]),
-        "Bilinear": lambda c: c(2, 2, 2),
-        "EmbeddingBag": lambda c: c(2, 2),
-        "Embedding": lambda c: c(2, 2),
-        "GroupNorm": lambda c: c(1, 2),
-        "Linear": lambda c: c(2, 2),
-        "MultiheadAttention": lambda c: c(2, 1),
-        "LayerNorm": lambda c: c(2),
-        "RMSNorm": lambda c: c(2),
-        "PReLU": lambda c: c(),
-        "TransformerEncoderLayer": lambda c: c(2, 1),
-        "TransformerDecoderLayer": lambda c: c(2, 1),
-        "Transformer": lambda c: c(2, 2, 1, 1, batch_first=True),
-        **{f"BatchNorm{n}d": lambda c: c(2) for n in (1, 2, 3)},
-        **{f"InstanceNorm{n}d": lambda c: c(2, affine=True) for n in (1, 2, 3)},
-        "SyncBatchNorm": lambda c: c(2),
-        **{f"Conv{kind}{n}d": lambda c: c(2, 2, 1) for n in (1, 2, 3) for kind in ("", "Transpose")},
-        **{name: lambda c: c(2, 2) for name in ("RNN", "LSTM", "GRU", "RNNCell", "LSTMCell", "GRUCell")},
+def classes_of_torch():
+    homes = [importlib.import_module(found.name) for found in pkgutil.iter_modules(nn.modules.__path__, "torch.nn.modules.")]
+    members = [(name, thing, home) for home in homes for name, thing in vars(home).items() if isinstance(thing, type)]
+    return {
+        name: thing
+        for name, thing, home in members
+        if issubclass(thing, nn.Module) and thing.__module__ == home.__name__ and not name.startswith("_")
     }
-    classes = {name: getattr(nn, name) for name in dir(nn) if isinstance(getattr(nn, name), type)}
-    without, assumed = [], []
-    for name, cls in classes.items():
-        if name in made:
-            assumed += [site.label for site in survey(made[name](cls)) if site.layout.assumed]
+
+
+def known(site):
+    """What the layout of a site says, in words."""
+    told, lay = site.role, site.layout
+    if site.role in ("weight", "recurrent", "embedding"):
+        axes = {"out": lay.out_axes, "in": lay.in_axes, "batch": lay.batch_axes}
+        told += "".join(f", {name} {' '.join(map(str, which))}" for name, which in axes.items() if which)
+        told += f", groups {lay.groups}" * (lay.groups > 1) + f", stride {lay.stride}" * (lay.stride > 1)
+        told += ", transposed" * lay.transposed
+    told += f" of {lay.fans_of}" if lay.fans_of else ""
+    told += f", {' '.join(block.block for block in site.blocks)}" if site.blocks else ""
+    told += f", row {lay.zero_row} zero" if lay.zero_row is not None else ""
+    return told + (f", assumed {' '.join(lay.assumed)}" if lay.assumed else "")
+
+
+@pytest.mark.parametrize("row", MODULES)
+def test_every_parameter_of_torch_s_modules_is_known(row):
+    make, expected = MODULES[row]
+    cls = classes_of_torch().get(row.partition(",")[0])
+    if cls is None:
+        pytest.skip("this torch does not have it")
+    assert {name: known(site) for name, site in sites(make(cls)).items()} == {n: said for n, said in expected.items() if said}
+
+
+def test_no_module_of_torch_is_missing():
+    """A class with parameters has a row above; one without is made here, to see that it has none."""
+    with_parameters, unmade = [], []
+    for name, cls in classes_of_torch().items():
+        if name in MODULES or name in DEPRECATED:
             continue
-        try:
-            module = cls()
-        except (TypeError, FutureWarning):  # it needs arguments, or is deprecated
-            continue
-        if not name.startswith("Lazy") and isinstance(module, nn.Module) and [*module.parameters()]:
-            without.append(name)
-    assert assumed == []
-    assert without == []
+        for arguments in ARGUMENTS:
+            with contextlib.suppress(Exception):
+                if [*cls(*arguments).parameters()]:
+                    with_parameters.append(name)
+                break
+        else:
+            unmade.append(name)
+    assert (with_parameters, unmade) == ([], [])
+
+
+def test_lazy_modules_are_refused_until_they_know_their_shapes():
+    for name in (name for name in MODULES if name.startswith("Lazy")):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            cls = getattr(nn, name)
+            module = cls(4, 3) if "Conv" in name else cls(4) if "Linear" in name else cls()
+        with pytest.raises(CompileError, match="the parameter is lazy and has no shape yet"):
+            survey(module)
+
+
+def test_quantised_weights_are_refused_when_compiled():
+    module = nn.Linear(3, 4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch means to remove these tensors
+        quantised = torch.quantize_per_tensor(torch.zeros(4, 3), 0.1, 0, torch.qint8)
+    for weight, dtype in ((quantised, "qint8"), (torch.zeros(4, 3, dtype=torch.int8), "int8")):
+        module.weight = nn.Parameter(weight, requires_grad=False)
+        with pytest.raises(CompileError) as caught:
+            initconf.compile(module, "he")
+        remedy = "keep them: 'init.rules.kept={glob: weight, initializer: keep}'"
+        assert str(caught.value) == f"weight: values of dtype {dtype} are not drawn\n  -> {remedy}"
 
 
 def test_norms_that_multiply_by_one_plus_weight_start_at_zero():
@@ -448,24 +490,119 @@ def test_stacked_experts(own_layouts):
     assert [(b.block, b.shape, b.fan_in, b.fan_out) for b in site.blocks] == [(x, (1, 8, 5), 8, 5) for x in "abc"]
 
 
-def test_bad_layouts_are_refused(own_layouts):
+def test_axes_and_rows_may_be_counted_from_the_end(own_layouts):
+    initconf.layout(InOut)(lambda module, name, parameter: Layout(in_axes=(-2,), out_axes=(-1,), zero_row=-1))
+    (site,) = survey(InOut(3, 5))
+    assert (site.layout.in_axes, site.layout.out_axes, site.layout.zero_row) == ((0,), (1,), 2)
+    layouts._layouts[InOut] = lambda *_: Layout(
+        block_names=("a", "b"), block_axis=-1, batch_axes=(-3,), out_axes=(1,), in_axes=(2,)
+    )
+    (site,) = survey(InOut(2, 3, 4))
+    assert (site.layout.block_axis, site.layout.batch_axes) == (2, (0,))
+    assert [(b.start, b.shape, b.fan_in) for b in site.blocks] == [(0, (2, 3, 2), 2), (2, (2, 3, 2), 2)]
+
+
+def refused(wrong, *shape):
+    """What is said of a module of this shape, of which a function returns the layout."""
+    layouts._layouts[InOut] = wrong
+    with pytest.raises(CompileError) as caught:
+        survey(InOut(*shape))
+    (problem,) = caught.value.problems
+    assert problem.path == "weight"
+    return problem.text
+
+
+BAD_LAYOUTS = [
+    (Layout(in_axes=(2,)), "the shape (3, 6) has no axis 2"),
+    (Layout(in_axes=(-3,)), "the shape (3, 6) has no axis -3"),
+    (Layout(in_axes=(0,)), "axis 0 is named twice"),
+    (Layout(out_axes=(0, -1), in_axes=(1,)), "axis 1 is named twice"),
+    (Layout(role="wieght"), "no role is named 'wieght'\n  -> did you mean 'weight'?"),
+    (Layout(role="gate_scale", in_axes=(7,)), None),  # it has no axes
+    (Layout(groups=2), "2 groups do not divide 3, the size of the out axes"),
+    (Layout(groups=4, transposed=True), "4 groups do not divide 6, the size of the in axes"),
+    (Layout(groups=0), "0 groups do not divide 3, the size of the out axes"),
+    (Layout(block_names=("a", "b")), "2 blocks of one size do not divide 3, the size of axis 0\n  -> give the sizes of a, b"),
+    (
+        Layout(block_names=("a", "b"), block_sizes=(1, 1)),
+        "the blocks a, b of sizes [1, 1] do not add up to 3, the size of axis 0",
+    ),
+    (
+        Layout(block_names=("a", "b"), block_sizes=(3,)),
+        "the blocks a, b of sizes [3] do not add up to 3, the size of axis 0",
+    ),
+    (Layout(block_names=("a", "b"), block_axis=2), "the shape (3, 6) has no axis 2"),
+    (Layout(block_sizes=(1, 2)), "the blocks of sizes [1, 2] have no names\n  -> give them block_names"),
+    (Layout(zero_row=3), "the shape (3, 6) has no row 3"),
+    (Layout(zero_row=-4), "the shape (3, 6) has no row -4"),
+    (
+        Layout(zero_row=1, block_names=("a", "b", "c")),
+        "the rows are in blocks, and one of them is to stay zero\n  -> leave out the blocks, or zero_row",
+    ),
+    (Layout(zero_row=1, block_names=("a", "b", "c"), block_axis=1), None),
+]
+
+
+@pytest.mark.parametrize(("found", "text"), BAD_LAYOUTS, ids=[str(text or found)[:40] for found, text in BAD_LAYOUTS])
+def test_layouts_that_do_not_fit_are_refused(found, text, own_layouts):
+    if text is None:
+        layouts._layouts[InOut] = lambda *_: found
+        survey(InOut(3, 6))
+    else:
+        assert refused(lambda *_: found, 3, 6) == f"the layout of InOut.weight: {text}"
+
+
+def test_what_is_no_layout_is_refused(own_layouts):
+    for wrong in ("fan_in", {}):
+        assert refused(lambda *_, wrong=wrong: wrong, 3, 6) == f"the layout of InOut.weight is {wrong!r}, not a Layout"
+    for wrong in (Layout(in_axes=1), Layout(in_axes=[1]), Layout(block_names="qkv")):  # type: ignore[arg-type]
+        assert refused(lambda *_, wrong=wrong: wrong, 3, 6) == (
+            f"the layout of InOut.weight is {wrong!r}: its axes, names and sizes are to be tuples"
+        )
+
+
+def test_a_layout_function_that_raises_is_named(own_layouts):
+    def fails(module, name, parameter):
+        return Layout(groups=module.n_groups)
+
+    assert refused(fails, 3, 6) == (
+        "the layout of InOut.weight cannot be told: AttributeError: 'InOut' object has no attribute 'n_groups'\n"
+        "  -> mend the function that initconf.layout was given"
+    )
+
+
+def test_what_cannot_be_registered(own_layouts):
     with pytest.raises(InitConfError) as caught:
         initconf.layout("torch.nn.modules.linear.Linear")(lambda *_: None)
     assert str(caught.value) == "there is a layout for torch.nn.modules.linear.Linear already"
     with pytest.raises(InitConfError, match="there is a layout for InOut already"):
         initconf.layout(InOut)(initconf.layout(InOut)(lambda *_: None))
-    layouts._layouts[InOut] = lambda *_: Layout(in_axes=(2,))
-    with pytest.raises(CompileError) as caught:
-        survey(InOut(3, 5))
-    assert caught.value.problems[0].text == "the layout of InOut.weight names axis 2, and the shape is (3, 5)"
-    layouts._layouts[InOut] = lambda *_: "fan_in"
-    with pytest.raises(CompileError) as caught:
-        survey(InOut(3, 5))
-    assert caught.value.problems[0].text == "the layout of InOut.weight is 'fan_in', not a Layout"
-    layouts._layouts[InOut] = lambda *_: Layout(block_names=("a", "b"))
-    with pytest.raises(CompileError) as caught:
-        survey(InOut(3, 5))
-    assert caught.value.problems[0].text == "the blocks a, b of sizes [1, 1] do not add up to 3, the size of axis 0"
+    initconf.layout("InOut")(lambda *_: None)  # a name of its own; the class goes first
+    with pytest.raises(InitConfError) as caught:
+
+        @initconf.layout  # the class is missing
+        def bare(module, name, parameter):
+            return None
+
+    remedy = "\n  -> write @initconf.layout(MyModule), with the module's class or its name"
+    assert str(caught.value) == f"a layout is for a class, and this is a function{remedy}"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "text"),
+    [
+        (lambda module: None, "too many positional arguments"),
+        (lambda module, name, parameter, more: None, "missing a required argument: 'more'"),
+        (7, "7 is not a callable object"),
+    ],
+    ids=["one", "four", "no function"],
+)
+def test_a_layout_function_takes_three(wrong, text, own_layouts):
+    with pytest.raises(InitConfError) as caught:
+        initconf.layout(InOut)(wrong)
+    remedy = "let it take the module, the parameter's name and the parameter, and return an initconf.Layout"
+    assert str(caught.value) == f"the layout of InOut: {text}\n  -> {remedy}"
+    assert find(InOut(2, 3), "weight", torch.zeros(2, 3)).assumed == ("role", "layout")  # nothing was registered
 
 
 def test_the_nearest_class_is_asked_first():

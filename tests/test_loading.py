@@ -226,26 +226,27 @@ def test_overrides_over_every_source(here: Path) -> None:
     [
         (
             "gain",
-            "(override 'init.gain'): the override does not parse: missing EQUAL at '<EOF>'\n  -> write init.gain=VALUE",
+            "(override 'init.gain'): the override does not parse: it has no value\n  -> write init.gain=VALUE",
         ),
         (
             "rules.a.match=^head(b)$",
-            "(override 'init.rules.a.match=^head(b)$'): the override does not parse: token recognition error at: '^'\n"
+            "(override 'init.rules.a.match=^head(b)$'): the override does not parse at '^'\n"
             "  -> single quotes for the shell, double quotes for Hydra: 'init.rules.a.match=\"^head(b)$\"'",
         ),
         (
             "gain=1/sqrt(2)",
-            "(override 'init.gain=1/sqrt(2)'): the override does not parse: mismatched input '(' expecting <EOF>\n"
+            "(override 'init.gain=1/sqrt(2)'): the override does not parse at '('\n"
             "  -> single quotes for the shell, double quotes for Hydra: 'init.gain=\"1/sqrt(2)\"'",
         ),
         (
             "rules.a={match: (a|b)}",
-            "(override 'init.rules.a={match: (a|b)}'): the override does not parse: no viable alternative at input "
-            '\'{match: (\'\n  -> put strings inside it in double quotes: {match: "^head\\.(a|b)$", gain: "1/sqrt(2)"}',
+            "(override 'init.rules.a={match: (a|b)}'): the override does not parse at "
+            "'{match: ('\n"
+            '  -> put strings inside it in double quotes: {match: "^head\\.(a|b)$", gain: "1/sqrt(2)"}',
         ),
         (
             "rules.a b=3",
-            "(override 'init.rules.a b=3'): the override does not parse: token recognition error at: ' '\n"
+            "(override 'init.rules.a b=3'): the override does not parse at ' '\n"
             "  -> write key=value, where the key is names with dots between them: init.rules.head.gain=0.1",
         ),
         (
@@ -280,13 +281,13 @@ def test_overrides_over_every_source(here: Path) -> None:
         ),
         (
             "init/rules=null",
-            "init  (override 'init/rules=null'): Config group override must be a string or a list. Got NoneType\n"
+            "init/rules = null  (override 'init/rules=null'): files are chosen by their names\n"
             "  -> for no rules, init/rules=none",
         ),
         (
             "~rules.nope",
-            "init  (override '~init.rules.nope'): Could not delete from config. 'init.rules.nope' does not exist\n"
-            "  -> to switch it off, init.rules.nope=null",
+            "init  (override '~init.rules.nope'): init.rules.nope is not there to be deleted\n"
+            "  -> to switch a rule off, init.rules.NAME=null",
         ),
         (
             "init=hee",
@@ -307,7 +308,7 @@ def test_overrides_over_every_source(here: Path) -> None:
         ),
         (
             "gain=${nope}",
-            "init.gain  (override 'init.gain=${nope}'): Interpolation key 'nope' not found\n"
+            "init.gain = '${nope}'  (override 'init.gain=${nope}'): it refers to 'nope', which is not there\n"
             "  -> ${...} begins at the root of the whole configuration (${init.gain}), or is relative: ${.gain}",
         ),
     ],
@@ -395,7 +396,7 @@ QUOTE = "\n  -> patterns, and whatever holds : # , * & ! [ ] { }, stand in singl
         ),
         (
             "defaults: [he, glorot]",
-            "init  (x.yaml): init/schema@init appears more than once in the final defaults list\n"
+            "init  (x.yaml): its defaults name two of one kind\n"
             "  -> a spec starts from one scheme, and names its rule files in one list: rules: [roles, head]",
         ),
     ],
@@ -420,18 +421,18 @@ def test_files_that_cannot_be_read(here: Path) -> None:
 
 def test_files_in_a_directory_that_are_wrong(here: Path) -> None:
     write("init/broken.yaml", "gain: [")
-    assert re.match(rf"{here}/init/broken\.yaml:\d: not YAML: ", refused("broken", config_dir="."))
+    assert re.match(r"init/broken\.yaml:\d: not YAML: ", refused("broken", config_dir="."))
     write("init/lost.yaml", "defaults: [{rules: nope}]")
     assert refused("lost", config_dir=".") == (
         "init.defaults = 'nope'  (init/lost.yaml): no rule file has this name\n"
         f"  -> did you mean 'none'? there are: {RULE_FILES}"
     )
     Path("init/bytes.yaml").write_bytes(b"\xff")
-    assert "decode byte 0xff" in refused("bytes", config_dir=".")
+    assert refused("bytes", config_dir=".") == "init/bytes.yaml: cannot be read: it is not UTF-8 text"
     write("init/noslot.yaml", "gain: 2")
     assert refused("noslot", ["init/rules=[head]"], config_dir=".") == (
-        "init  (override 'init/rules=[head]'): Could not override 'init/rules'. No match in the defaults list; "
-        "To append to your default list use +init/rules=['head']"
+        "init  (override 'init/rules=[head]'): its defaults choose no init/rules\n"
+        "  -> add to them: +init/rules@init.rules=...; a scheme that begins with `rules: []` in its defaults needs no +"
     )
 
 
@@ -464,7 +465,7 @@ def test_addresses_of_ones_own_file_and_mapping(here: Path) -> None:
     plain = load(write("plain.yaml", "gain: 2"))
     assert (plain.source("gain"), plain.source("seed")) == ("plain.yaml:1", None)
     for mapping in ({"gain": 2}, {"defaults": ["he"], "gain": 2}):
-        assert load(mapping).source("gain") == "a mapping in Python"
+        assert load(mapping).source("gain") == "python"
     assert load({"defaults": ["he"], "gain": 2}).source("mode") == "initconf/conf/init/he.yaml:8"
 
 

@@ -144,8 +144,8 @@ def test_optional_and_empty_rules_may_match_nothing() -> None:
         (3, None),
         ([0, 3], None),
         ([3, 9], None),
-        (2, "init.rules.b.expect = 2  (a mapping in Python): it wins 3 parameters"),
-        ([4, 5], "init.rules.b.expect = [4, 5]  (a mapping in Python): it wins 3 parameters"),
+        (2, "init.rules.b.expect = 2  (python): it wins 3 parameters"),
+        ([4, 5], "init.rules.b.expect = [4, 5]  (python): it wins 3 parameters"),
     ],
 )
 def test_expect(expect: Any, text: str | None) -> None:
@@ -159,7 +159,7 @@ def test_expect(expect: Any, text: str | None) -> None:
 def test_expect_counts_what_is_won() -> None:
     rules = {"b": {"role": "bias", "initializer": "zeros", "expect": 3}, "head": {"glob": "head.*", "initializer": "ones"}}
     assert refused(mlp(), rules) == (
-        "init.rules.b.expect = 3  (a mapping in Python): it wins 2 parameters, and 1 that it matches go to others"
+        "init.rules.b.expect = 3  (python): it wins 2 parameters, and 1 that it matches go to others"
     )
     assert plan_of(mlp(), {**rules, "b": {"role": "bias", "initializer": "zeros", "expect": 2}})
     # Of a parameter that consists of blocks, one block is enough.
@@ -217,7 +217,7 @@ def test_expect_counts_what_is_won() -> None:
     ],
 )
 def test_why_a_rule_is_dead(make: Any, rule: dict, text: str) -> None:
-    assert refused(make(), {"mine": rule}) == f"init.rules.mine  (a mapping in Python): it matches nothing: {text}"
+    assert refused(make(), {"mine": rule}) == f"init.rules.mine  (python): it matches nothing: {text}"
 
 
 @pytest.mark.parametrize(
@@ -234,7 +234,7 @@ def test_a_tied_head_is_bent_by_the_rule_of_its_embedding(setting: dict, typed: 
     tables = {"role": "embedding", "initializer": {"name": "normal", "std": 0.02}}
     rules = {"tables": tables, "head": {**head, **setting}}
     assert refused(tied_gpt(), rules) == (
-        "init.rules.head  (a mapping in Python): it matches nothing: lm_head.weight has role embedding, because it is tied to "
+        "init.rules.head  (python): it matches nothing: lm_head.weight has role embedding, because it is tied to "
         f"tok_emb.weight\n  -> bend its rule instead: init.rules.tables.{typed}"
     )
 

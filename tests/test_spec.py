@@ -81,72 +81,71 @@ QUOTE = "\n  -> put it in single quotes: '...' in YAML, and in Hydra quotes (\".
 @pytest.mark.parametrize(
     ("data", "text"),
     [
-        ({"gain": True}, "init.gain = True  (a mapping in Python): neither a number nor an expression" + NUMBER),
-        ({"gain": [1]}, "init.gain = [1]  (a mapping in Python): neither a number nor an expression" + NUMBER),
-        ({"gain": ""}, "init.gain = ''  (a mapping in Python): '' is neither a number nor an expression" + NUMBER),
+        ({"gain": True}, "init.gain = True  (python): neither a number nor an expression" + NUMBER),
+        ({"gain": [1]}, "init.gain = [1]  (python): neither a number nor an expression" + NUMBER),
+        ({"gain": ""}, "init.gain = ''  (python): '' is neither a number nor an expression" + NUMBER),
         (
             {"gain": "fanin"},
-            "init.gain = 'fanin'  (a mapping in Python): "
-            "'fanin' in 'fanin' is not known in expressions; did you mean 'fan_in'?" + NUMBER,
+            "init.gain = 'fanin'  (python): 'fanin' in 'fanin' is not known in expressions; did you mean 'fan_in'?" + NUMBER,
         ),
-        ({"gain": float("nan")}, "init.gain = nan  (a mapping in Python): not a finite number"),
-        ({"gain": float("-inf")}, "init.gain = -inf  (a mapping in Python): not a finite number"),
-        ({"gain": 10**400}, f"init.gain = 1{'0' * 96}...  (a mapping in Python): the number is too large"),
-        ({"mode": "fan_inn"}, "init.mode = 'fan_inn'  (a mapping in Python): not a mode\n  -> did you mean 'fan_in'?"),
-        ({"mode": "fan_sum"}, "init.mode = 'fan_sum'  (a mapping in Python): not a mode\n  -> fan_avg is half of it"),
+        ({"gain": float("nan")}, "init.gain = nan  (python): not a finite number"),
+        ({"gain": float("-inf")}, "init.gain = -inf  (python): not a finite number"),
+        ({"gain": 10**400}, f"init.gain = 1{'0' * 96}...  (python): the number is too large"),
+        ({"mode": "fan_inn"}, "init.mode = 'fan_inn'  (python): not a mode\n  -> did you mean 'fan_in'?"),
+        ({"mode": "fan_sum"}, "init.mode = 'fan_sum'  (python): not a mode\n  -> fan_avg is half of it"),
         (
             {"mode": 2},
-            "init.mode = 2  (a mapping in Python): not a mode\n  -> one of fan_in, fan_out, fan_avg, fan_geo_avg",
+            "init.mode = 2  (python): not a mode\n  -> one of fan_in, fan_out, fan_avg, fan_geo_avg",
         ),
         (
             {"distribution": "normal"},
-            "init.distribution = 'normal'  (a mapping in Python): not a distribution\n  -> normal means truncated in "
+            "init.distribution = 'normal'  (python): not a distribution\n  -> normal means truncated in "
             "TensorFlow and untruncated in torch: write truncated_normal or untruncated_normal",
         ),
         (
             {"gain_method": "centered"},
-            "init.gain_method = 'centered'  (a mapping in Python): not a gain method\n  -> it is spelled centred",
+            "init.gain_method = 'centered'  (python): not a gain method\n  -> it is spelled centred",
         ),
         (
             {"initializer": 3},
-            "init.initializer = 3  (a mapping in Python): not an initializer\n"
+            "init.initializer = 3  (python): not an initializer\n"
             "  -> write a name, or a mapping such as {name: normal, std: 0.02}",
         ),
         (
             {"initializer": {"std": 3}},
-            "init.initializer  (a mapping in Python): the initializer mapping has no name\n  -> write {name: normal, std: "
+            "init.initializer  (python): the initializer mapping has no name\n  -> write {name: normal, std: "
             "0.02}; an override such as initializer.std=3 over a plain string loses the name: set initializer.name too",
         ),
         (
             {"nonlinearity": ["relu"]},
-            "init.nonlinearity = ['relu']  (a mapping in Python): not a nonlinearity\n"
+            "init.nonlinearity = ['relu']  (python): not a nonlinearity\n"
             "  -> write a name, or a mapping such as {name: leaky_relu, negative_slope: 0.2}",
         ),
-        ({"seed": "3"}, "init.seed = '3'  (a mapping in Python): not an integer"),
-        ({"seed": True}, "init.seed = True  (a mapping in Python): not an integer"),
-        ({"seed": 1.0}, "init.seed = 1.0  (a mapping in Python): not an integer"),
+        ({"seed": "3"}, "init.seed = '3'  (python): not an integer\n  -> write 3, without quotes"),
+        ({"seed": True}, "init.seed = True  (python): not an integer"),
+        ({"seed": 1.0}, "init.seed = 1.0  (python): not an integer\n  -> write 1"),
         (
             {"unmatched": "kep"},
-            "init.unmatched = 'kep'  (a mapping in Python): not a way to treat unmatched parameters\n  -> did you mean 'keep'?",
+            "init.unmatched = 'kep'  (python): not a way to treat unmatched parameters\n  -> did you mean 'keep'?",
         ),
-        ({"compat": "tf"}, "init.compat = 'tf'  (a mapping in Python): not a compat\n  -> known: torch"),
-        ({"rng_device": "gpu"}, "init.rng_device = 'gpu'  (a mapping in Python): not a rng_device\n  -> did you mean 'cpu'?"),
+        ({"compat": "tf"}, "init.compat = 'tf'  (python): not a compat\n  -> known: torch"),
+        ({"rng_device": "gpu"}, "init.rng_device = 'gpu'  (python): not a rng_device\n  -> did you mean 'cpu'?"),
         (
             {"layers": r"blocks\.\d+"},
-            r"init.layers = 'blocks\\.\\d+'  (a mapping in Python): the pattern has 0 groups"
+            r"init.layers = 'blocks\\.\\d+'  (python): the pattern has 0 groups"
             "\n  -> give it one group, the layer's number: 'blocks\\.(\\d+)\\..*'",
         ),
         (
             {"targets": 3},
-            "init.targets = 3  (a mapping in Python): not a mapping of targets\n  -> write targets by name: {name: ...}",
+            "init.targets = 3  (python): not a mapping of targets\n  -> write targets by name: {name: ...}",
         ),
         (
             {"rules": ["a"]},
-            "init.rules = ['a']  (a mapping in Python): not a mapping of rules\n  -> write rules by name: {name: ...}",
+            "init.rules = ['a']  (python): not a mapping of rules\n  -> write rules by name: {name: ...}",
         ),
         (
             {"rules": {"a": 3}},
-            "init.rules.a = 3  (a mapping in Python): a rule is a mapping\n"
+            "init.rules.a = 3  (python): a rule is a mapping\n"
             "  -> write {glob: '...', initializer: ...}, or null to switch it off",
         ),
         (
@@ -156,57 +155,55 @@ QUOTE = "\n  -> put it in single quotes: '...' in YAML, and in Hydra quotes (\".
         ),
         (
             {"rules": {"a": {"gain": 2}}},
-            "init.rules.a  (a mapping in Python): the rule selects nothing: it has no selector\n"
-            f"  -> give it one of {', '.join(SELECTORS)}",
+            f"init.rules.a  (python): the rule selects nothing: it has no selector\n  -> give it one of {', '.join(SELECTORS)}",
         ),
         (
             {"rules": {"head": {"glob": "*"}, "haed": {"gain": 2}}},
-            "init.rules.haed  (a mapping in Python): the rule selects nothing: it has no selector\n"
+            "init.rules.haed  (python): the rule selects nothing: it has no selector\n"
             f"  -> did you mean the rule 'head'? a new rule needs one of {', '.join(SELECTORS)}",
         ),
         (
             {"rules": {"a": {"match": ["ab"]}}},
-            "init.rules.a.match = ['ab']  (a mapping in Python): YAML read the pattern as something else" + QUOTE,
+            "init.rules.a.match = ['ab']  (python): YAML read the pattern as a list" + QUOTE,
         ),
-        ({"rules": {"a": {"glob": 3}}}, "init.rules.a.glob = 3  (a mapping in Python): a pattern is a string" + QUOTE),
-        ({"rules": {"a": {"search": ""}}}, "init.rules.a.search = ''  (a mapping in Python): the pattern is empty"),
+        ({"rules": {"a": {"glob": 3}}}, "init.rules.a.glob = 3  (python): a pattern is a string" + QUOTE),
+        ({"rules": {"a": {"search": ""}}}, "init.rules.a.search = ''  (python): the pattern is empty"),
         (
             {"rules": {"a": {"match": "head.("}}},
-            "init.rules.a.match = 'head.('  (a mapping in Python): the pattern does not compile: missing ), "
+            "init.rules.a.match = 'head.('  (python): the pattern does not compile: missing ), "
             "unterminated subpattern at position 5",
         ),
         (
             {"rules": {"a": {"role": "weights"}}},
-            "init.rules.a.role = 'weights'  (a mapping in Python): no role is named 'weights'\n  -> did you mean 'weight'?",
+            "init.rules.a.role = 'weights'  (python): no role is named 'weights'\n  -> did you mean 'weight'?",
         ),
         (
             {"rules": {"a": {"module": []}}},
-            "init.rules.a.module = []  (a mapping in Python): not a class name\n  -> write a class name, or a list of them",
+            "init.rules.a.module = []  (python): not a class name\n  -> write a class name, or a list of them",
         ),
-        ({"rules": {"a": {"ndim": "2"}}}, "init.rules.a.ndim = '2'  (a mapping in Python): not an integer"),
+        ({"rules": {"a": {"ndim": "2"}}}, "init.rules.a.ndim = '2'  (python): not an integer\n  -> write 2, without quotes"),
         (
             {"rules": {"a": {"glob": "*", "priority": 1.5}}},
-            "init.rules.a.priority = 1.5  (a mapping in Python): not an integer",
+            "init.rules.a.priority = 1.5  (python): not an integer",
         ),
         (
             {"rules": {"a": {"glob": "*", "optional": "yes"}}},
-            "init.rules.a.optional = 'yes'  (a mapping in Python): neither true nor false",
+            "init.rules.a.optional = 'yes'  (python): neither true nor false\n  -> write true or false",
         ),
         (
             {"rules": {"a": {"glob": "*", "expect": [3, 2]}}},
-            "init.rules.a.expect = [3, 2]  (a mapping in Python): not a number of parameters\n"
-            "  -> write a count such as 12, or [min, max]",
+            "init.rules.a.expect = [3, 2]  (python): not a number of parameters\n  -> write a count such as 12, or [min, max]",
         ),
-        ({"gian": 2}, "init.gian = 2  (a mapping in Python): 'gian' is not a key of a spec\n  -> did you mean 'gain'?"),
+        ({"gian": 2}, "init.gian = 2  (python): 'gian' is not a key of a spec\n  -> did you mean 'gain'?"),
         (
             {"std": 2},
-            "init.std = 2  (a mapping in Python): 'std' is not a key of a spec\n  -> known: compat, distribution, gain, "
+            "init.std = 2  (python): 'std' is not a key of a spec\n  -> known: compat, distribution, gain, "
             "gain_method, initializer, layers, layouts, mode, nonlinearity, rng_device, rules, seed, targets, unmatched; "
             "an argument of an initializer stands in initializer: {name: ..., std: ...}",
         ),
         (
             {"rules": {"a": {"glob": "*", "initialiser": "zeros"}}},
-            "init.rules.a.initialiser = 'zeros'  (a mapping in Python): 'initialiser' is not a key of a rule\n"
+            "init.rules.a.initialiser = 'zeros'  (python): 'initialiser' is not a key of a rule\n"
             "  -> did you mean 'initializer'?",
         ),
     ],
@@ -245,7 +242,7 @@ def test_paths() -> None:
     spec = load({"gain": 2})
     assert (spec.path("gain"), spec.path("")) == ("init.gain", "init")
     assert InitSpec().path("rules.a") == "init.rules.a"
-    assert InitSpec(gain=2).source("gain") is None
+    assert (InitSpec(gain=2).source("gain"), InitSpec(gain=2).source("seed")) == ("python", None)
 
 
 plain = st.text(max_size=5).filter(lambda text: "${" not in text)

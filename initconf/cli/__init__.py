@@ -1,7 +1,8 @@
 """The command `initconf`: what may be typed, and what comes of it.
 
 Only words are taken apart here, so that `initconf --help` costs nothing; each command is imported when it is asked for. A
-command computes its whole answer before a word of it is printed: where something is wrong, stdout stays empty.
+command computes its whole answer before a word of it is printed: where there is none, stdout stays empty. Where a check of it
+fails, the answer is on stdout and the problems are on stderr.
 """
 
 from __future__ import annotations
@@ -24,9 +25,13 @@ FAILED, USAGE = 1, 2
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run `initconf` with these words (None: those of the process); returns the exit code."""
+    words = list(sys.argv[1:] if argv is None else argv)
+    if words[:1] == ["__complete"]:  # what the scripts of `initconf completion` call
+        from initconf.cli.completion import complete
+
+        return complete(words[1:])
     try:
-        args = _parse(list(sys.argv[1:] if argv is None else argv))
-        return _run(args)
+        return _run(_parse(words))
     except SystemExit as stop:  # argparse: help was shown, or the words make no command
         return stop.code if isinstance(stop.code, int) else USAGE
 
@@ -49,7 +54,9 @@ def _run(args: Namespace) -> int:
     for warning in answer.warnings:
         sys.stderr.write(f"warning: {warning}\n")
     say(answer, stdout, as_json=args.json)
-    return int(answer.code)
+    if answer.problems:
+        sys.stderr.write(f"{InitConfError(answer.problems)}\n")
+    return int(answer.code) or (FAILED if answer.problems else 0)
 
 
 @contextmanager
@@ -98,7 +105,7 @@ def _kinds(parser: ArgumentParser) -> None:
 
 
 def _activations(parser: ArgumentParser) -> None:
-    parser.add_argument("words", nargs="*", metavar="NAME", help="activations (default: all)")
+    parser.add_argument("words", nargs="*", metavar="ACTIVATION", help="its name (default: all)")
 
 
 def _directory(parser: ArgumentParser) -> None:
@@ -110,6 +117,11 @@ def _model(parser: ArgumentParser) -> None:
     parser.add_argument("--model", metavar="PKG.MOD:NAME", help=text)
     text = "argument that NAME is called with, its value as YAML (repeatable)"
     parser.add_argument("--model-arg", metavar="K=V", action="append", default=[], help=text)
+
+
+def _example(parser: ArgumentParser) -> None:
+    text = "input for nonlinearity: auto: a tensor, a tuple (positional), a mapping (keywords), or a function that gives one"
+    parser.add_argument("--example", metavar="PKG.MOD:NAME", help=text)
 
 
 def _modules(parser: ArgumentParser) -> None:
@@ -127,9 +139,34 @@ def _application(parser: ArgumentParser) -> None:
     parser.add_argument("--node", metavar="PATH", help="where in it the spec stands (default: init)")
 
 
+def _strict(parser: ArgumentParser) -> None:
+    text = "refuse guesses (~): exit code 1, and what to declare; nothing is saved"
+    parser.add_argument("--strict", action="store_true", help=text)
+
+
 def _files(parser: ArgumentParser) -> None:
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON, to be committed")
     parser.add_argument("--check", metavar="FILE", help="compare with a saved plan; exit code 1 where they differ")
+
+
+def _foreign(parser: ArgumentParser) -> None:
+    parser.add_argument("system", metavar="SYSTEM", help="allennlp, mmengine, llm-foundry or keras")
+    parser.add_argument("file", metavar="FILE", help="its configuration, as JSON or YAML; - is standard input")
+
+
+def _output(parser: ArgumentParser) -> None:
+    parser.add_argument("--output", metavar="FILE", help="write the scheme there: conf/init/NAME.yaml for init=NAME")
+
+
+def _kind(parser: ArgumentParser) -> None:
+    text = "scheme (default), rules (a rule file), rule (a single one), spec (a whole one, as show prints it)"
+    kinds = ("scheme", "rules", "rule", "spec")
+    parser.add_argument("kind", nargs="?", choices=kinds, default=kinds[0], metavar="KIND", help=text)
+    parser.add_argument("--output", metavar="FILE", help="write the schema there")
+
+
+def _shell(parser: ArgumentParser) -> None:
+    parser.add_argument("shell", choices=("bash", "zsh", "fish"), help="whose script is printed")
 
 
 def _plot(parser: ArgumentParser) -> None:
@@ -142,19 +179,19 @@ COMMANDS = {
         "plans:plan",
         "show how every parameter of a model will start",
         "initconf plan --model my_pkg.models:build init=gpt2 init.rules.head.gain=0.1",
-        (_overrides, _model, *_SPEC, _files),
+        (_overrides, _model, _example, *_SPEC, _strict, _files),
     ),
     "explain": Command(
         "explain:explain",
         "show why one parameter gets what it gets",
         "initconf explain blocks.3.attn.out_proj.weight --model my_pkg.models:build init=gpt2",
-        (_name, _model, *_SPEC),
+        (_name, _model, _example, *_SPEC),
     ),
     "diff": Command(
         "plans:diff",
         "compare two schemes, YAML files or saved plans on one model; exit code 1 where they differ",
         "initconf diff he glorot --model my_pkg.models:build",
-        (_sides, _model, _modules, _config_dir),
+        (_sides, _model, _example, _modules, _config_dir),
     ),
     "list": Command(
         "catalogue:names",
@@ -168,6 +205,18 @@ COMMANDS = {
         "initconf show init=he init.gain=0.5",
         (_overrides, *_SPEC),
     ),
+    "import": Command(
+        "porting:scheme",
+        "write the initialisation of another system's configuration as a scheme",
+        "initconf import allennlp config.json --output conf/init/mine.yaml",
+        (_foreign, _output),
+    ),
+    "schema": Command(
+        "schema:schema",
+        "print the JSON Schema of schemes or rule files, with which editors check and complete them",
+        "initconf schema scheme --output conf/scheme.schema.json",
+        (_kind, _modules),
+    ),
     "gains": Command(
         "catalogue:gains",
         "show the gains of activations",
@@ -180,10 +229,17 @@ COMMANDS = {
         "initconf results multirun/2030-01-01/12-00-00",
         (_directory,),
     ),
+    "completion": Command(
+        "completion:script",
+        "print a script that makes a shell complete commands, schemes, rules and settings",
+        "source <(initconf completion bash)",
+        (_shell,),
+    ),
 }
 
 
-def _parse(argv: list[str]) -> Namespace:
+def parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+    """The parser of the whole command line, and that of each command."""
     parser = ArgumentParser(
         prog="initconf",
         description="Say in configuration how the parameters of a PyTorch model start, and be sure of it.",
@@ -205,7 +261,12 @@ def _parse(argv: list[str]) -> Namespace:
             option(sub)
         sub.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
         sub.set_defaults(command=command, parser=sub)
-    if argv and argv[0] in commands.choices:
+    return parser, commands.choices
+
+
+def _parse(argv: list[str]) -> Namespace:
+    parser, commands = parsers()
+    if argv and argv[0] in commands:
         # Not through `parser`: only so may flags and overrides stand in any order.
-        return commands.choices[argv[0]].parse_intermixed_args(argv[1:])
+        return commands[argv[0]].parse_intermixed_args(argv[1:])
     return parser.parse_args(argv)

@@ -13,6 +13,8 @@ from typing import IO, TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from initconf.errors import Problem
+
 GAP = 2
 """Spaces between columns."""
 NAME, TEXT = 12, 24
@@ -125,6 +127,8 @@ class Answer:
     code: int = 0
     notes: list[str] = field(default_factory=list)
     """What was done besides, such as files written; for stderr."""
+    problems: Sequence[Problem] = ()
+    """What is wrong with what is shown nevertheless; for stderr, after the answer."""
 
 
 def say(answer: Answer, out: IO[str], *, as_json: bool) -> None:

@@ -12,22 +12,9 @@ from typing import Any
 from initconf.cli.answers import Answer, Grid
 from initconf.cli.inputs import Usage, import_modules, only_overrides, read_spec
 from initconf.errors import InitConfError, Problem
-from initconf.spec import ROLES, SELECTORS, InitSpec
+from initconf.spec import ROLE_MEANINGS, ROLES, SELECTORS, InitSpec
 
 # --- list ------------------------------------------------------------------------------------------------------------------
-
-_ROLES = {
-    "weight": "a matrix or kernel that sums over its inputs",
-    "bias": "added to what a layer sums up; carries its weight's fans, for expressions",
-    "norm_scale": "multiplies what a normalisation gives",
-    "norm_shift": "added to what a normalisation gives, or to the 1 that multiplies it (Gemma)",
-    "embedding": "a table that is looked up, tied heads too",
-    "recurrent": "from one hidden state to the next",
-    "gate_scale": "a learned factor: LayerScale, ReZero, PReLU's slope",
-    "position": "position embeddings",
-    "state": "parameters of state space models: A_log, dt_bias, D",
-    "other": "whatever is none of these",
-}
 
 _RULE = re.compile(r"^(?!defaults:)([A-Za-z_][\w-]*):", re.MULTILINE)
 """The name of a rule in a rule file."""
@@ -39,10 +26,10 @@ Row = dict[str, Any]
 def names(args: Namespace) -> Answer:
     """What a configuration may name, kind by kind."""
     for kind in args.words:
-        if kind not in _KINDS:
-            raise Usage(f"nothing to list is called {kind!r}; there are: {', '.join(_KINDS)}")
+        if kind not in KINDS:
+            raise Usage(f"nothing to list is called {kind!r}; there are: {', '.join(KINDS)}")
     import_modules(args)
-    found = {kind: _KINDS[kind](args) for kind in dict.fromkeys(args.words or _KINDS)}
+    found = {kind: KINDS[kind](args) for kind in dict.fromkeys(args.words or KINDS)}
     parts: list[str | Grid] = []
     for kind, rows in found.items():
         titles = [kind, *dict.fromkeys(key for row in rows.values() for key in row)]
@@ -78,14 +65,14 @@ def _schemes(args: Namespace) -> dict[str, Row]:
     from initconf.loading import catalogue
 
     files = catalogue("init", args.config_dir)
-    return {name: {"doc": _comment(text), "file": label} for name, (label, text) in files.items()}
+    return {name: {"doc": comment(text), "file": label} for name, (label, text) in files.items()}
 
 
 def _rule_files(args: Namespace) -> dict[str, Row]:
     from initconf.loading import catalogue
 
     files = catalogue("init/rules", args.config_dir)
-    return {name: {"doc": _comment(text), "rules": _RULE.findall(text), "file": label} for name, (label, text) in files.items()}
+    return {name: {"doc": comment(text), "rules": _RULE.findall(text), "file": label} for name, (label, text) in files.items()}
 
 
 def _activations(args: Namespace) -> dict[str, Row]:
@@ -101,7 +88,7 @@ def _activations(args: Namespace) -> dict[str, Row]:
 
 
 def _roles(args: Namespace) -> dict[str, Row]:
-    return {role: {"doc": _ROLES[role]} for role in ROLES}
+    return {role: {"doc": ROLE_MEANINGS[role]} for role in ROLES}
 
 
 def _layouts(args: Namespace) -> dict[str, Row]:
@@ -110,7 +97,7 @@ def _layouts(args: Namespace) -> dict[str, Row]:
     return {name: {} for name in layouts.names()}
 
 
-_KINDS: dict[str, Callable[[Namespace], dict[str, Row]]] = {
+KINDS: dict[str, Callable[[Namespace], dict[str, Row]]] = {
     "initializers": _initializers,
     "schemes": _schemes,
     "rules": _rule_files,
@@ -126,7 +113,7 @@ def _first_sentence(text: str) -> str:
     return re.split(r"(?<=[.])\s+(?=[A-Z`])", paragraph, maxsplit=1)[0]  # not in "et al. 2022"
 
 
-def _comment(text: str) -> str:
+def comment(text: str) -> str:
     """What the comment at the head of a file says first, past the lines that speak to Hydra or to an editor."""
     head = takewhile(lambda line: line.startswith("#"), text.splitlines())
     lines = [line.lstrip("# ") for line in head]
@@ -168,20 +155,20 @@ def _lines(data: Mapping[str, Any], spec: InitSpec, path: tuple[str, ...] = ()) 
         here, indent = (*path, key), "  " * len(path)
         sources = spec.sources(".".join(here))
         if isinstance(value, Mapping) and value:
-            yield f"{indent}{_yaml(key)}:", sources[0] if sources and path else None
+            yield f"{indent}{as_yaml(key)}:", sources[0] if sources and path else None
             yield from _lines(value, spec, here)
         else:
-            yield f"{indent}{_yaml(key)}: {_yaml(value)}", sources[-1] if sources else None
+            yield f"{indent}{as_yaml(key)}: {as_yaml(value)}", sources[-1] if sources else None
 
 
-def _yaml(value: Any) -> str:
+def as_yaml(value: Any) -> str:
     """A value as YAML on one line, strings in single quotes unless they are plain words."""
     import json
 
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_yaml(k)}: {_yaml(v)}" for k, v in value.items()) + "}"
+        return "{" + ", ".join(f"{as_yaml(k)}: {as_yaml(v)}" for k, v in value.items()) + "}"
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(_yaml, value)) + "]"
+        return "[" + ", ".join(map(as_yaml, value)) + "]"
     if isinstance(value, float) and value in (float("inf"), float("-inf")):
         return ".inf" if value > 0 else "-.inf"
     if not isinstance(value, str):

@@ -6,19 +6,34 @@ import math
 import re
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from initconf.choices import Choice, choose
 from initconf.cli.answers import Answer, Grid
-from initconf.cli.inputs import Usage, build_model, import_modules, read_spec, require_model, split_words
-from initconf.compiler import compile as compile_plan
-from initconf.compiler import verdicts
-from initconf.errors import InitConfError, near
+from initconf.cli.guesses import guesses
+from initconf.cli.inputs import (
+    Usage,
+    build_example,
+    build_model,
+    import_modules,
+    make_plan,
+    read_sites,
+    read_spec,
+    require_model,
+    split_words,
+    unused,
+    with_words,
+)
+from initconf.cli.verdicts import verdicts
+from initconf.compiler import compile_one
+from initconf.errors import CompileError, InitConfError, Problem, listed, near
+from initconf.layouts import Multilinear
 from initconf.plan import Entry
 from initconf.registry import MISSING
+from initconf.rules import match
 from initconf.sites import Site
 from initconf.spec import InitSpec
-from initconf.survey import survey
 
 _LABEL = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<block>[^\[\]]+)\])?")
 """A parameter as `initconf plan` writes it: with a block in brackets."""
@@ -27,7 +42,7 @@ Facts = dict[str, Any]
 
 
 def explain(args: Namespace) -> Answer:
-    """Everything that led to one parameter's law."""
+    """Everything that led to one parameter's law; where the model does not compile, what is known nevertheless."""
     names, overrides = split_words(args.words)
     if len(names) != 1:
         raise Usage("explain takes the name of one parameter" + (f", and there are {len(names)}" if names else ""))
@@ -35,39 +50,85 @@ def explain(args: Namespace) -> Answer:
     spec = read_spec(args, overrides)
     import_modules(args)
     model = build_model(args)
-    sites = survey(model, spec.layers, torch_fans=spec.compat == "torch")
-    site, block = _find(names[0], sites)
-    plan = compile_plan(model, spec)
-    rules = verdicts(model, spec, site.name)
-    entry = plan[site.name]
-    pairs = list(zip(site.blocks, entry.blocks, strict=True)) if site.blocks else []
-    if block is not None:
-        pairs = [(s, e) for s, e in pairs if s.block == block]
+    example = build_example(args, model)
+    plan, failed = None, None
+    try:
+        plan = make_plan(args, model, spec, example)
+    except CompileError as error:
+        failed = error
+    try:
+        sites = read_sites(model, spec)
+        matched = match(list(spec.live_rules()), sites)
+    except InitConfError as error:
+        raise failed or error from None  # `compile` has said it with its address
+    i, block = _find(names[0], sites)
+    rules = verdicts(matched, i, sites[i], block)
     rules += [(name, "switched off") for name, rule in spec.rules.items() if rule is None]
-    told = [{"rule": name, "verdict": said, "sources": spec.sources(f"rules.{name}")} for name, said in rules]
-    data = _facts(site, sites) | {"rules": told} | ({} if pairs else _outcome(entry, site, spec))
-    data["blocks"] = [_facts(s, sites) | _outcome(e, s, spec) for s, e in pairs]
-    return Answer(data, _text(data), plan.warnings)
+    entry: Entry | None
+    if plan is not None:
+        entry, problems, warnings = plan[sites[i].name], [], [*plan.warnings, *unused(args, [plan])]
+    else:
+        entry, found = compile_one(model, spec, sites, matched, i, example)
+        problems, warnings = with_words(args, model, example, found) or [_elsewhere(failed)], []
+    data = _all_facts(sites[i], block, sites, entry, spec)
+    data["rules"] = [_rule(name, verdict, spec) for name, verdict in rules]
+    labels = {sites[i].name, *(part.label for part in sites[i].blocks if block in (None, part.block))}
+    data["declare"] = [guess.override for guess in guesses(model, spec, sites, plan) if labels & {*guess.parameters}]
+    data["problems"] = [asdict(problem) for problem in problems]
+    return Answer(data, _text(data, block), warnings, problems=problems)
 
 
-def _find(label: str, sites: Sequence[Site]) -> tuple[Site, str | None]:
-    """The site that a name or a label such as `attn.in_proj_weight[q]` means, and the block."""
-    match = _LABEL.fullmatch(label)
-    name, block = (match["name"], match["block"]) if match else (label, None)
-    site = next((site for site in sites if name in (site.name, *site.aliases)), None)
-    if site is None:
-        known = [alias for site in sites for alias in (site.name, *site.aliases)]
-        close = near(name, known) or [there for there in known if name in there][:3]
-        hint = f"near names: {', '.join(close)}" if close else f"names are such as {', '.join(known[:3])}"
-        raise InitConfError(f"the model has no parameter {name!r}; {hint if known else 'it has none'}")
-    blocks = [part.block for part in site.blocks]
+def _rule(name: str, verdict: str, spec: InitSpec) -> Facts:
+    return {"rule": name, "verdict": verdict, "sources": spec.sources(f"rules.{name}")}
+
+
+def _find(label: str, sites: Sequence[Site]) -> tuple[int, str | None]:
+    """The site (its place in the list) that a name or a label such as `attn.in_proj_weight[q]` means, and the block."""
+    known = {name: i for i, site in enumerate(sites) for name in (site.name, *site.aliases)}
+    written = _LABEL.fullmatch(label) if label not in known else None
+    name, block = (written["name"], written["block"]) if written else (label, None)
+    i = known.get(name)
+    if i is None:
+        raise InitConfError(Problem(f"the model has no parameter {name!r}", remedy=_instead(name, list(known))))
+    blocks = [part.block for part in sites[i].blocks]
     if block is not None and block not in blocks:
-        there = f"it has {', '.join(map(str, blocks))}" if blocks else "it has none"
-        raise InitConfError(f"{name} has no block {block!r}; {there}")
-    return site, block
+        remedy = f"its blocks are {', '.join(map(str, blocks))}" if blocks else "it has no blocks"
+        raise InitConfError(Problem(f"{name} has no block {block!r}", remedy=remedy))
+    return i, block
+
+
+def _instead(name: str, known: list[str]) -> str:
+    """What may have been meant by a name that no parameter has."""
+    plain = re.sub(r"(^|\.)parametrizations\.(\w+)\.original\d*$", r"\1\2", name)
+    if plain in known:
+        return f"a parametrised weight is called by its own name: {plain}"
+    if below := [there for there in known if there.startswith(f"{name}.")]:
+        return f"it is a module, with the parameters {listed(below)}"
+    # Of a wrapper's name, such as module.head.weight, the end is the parameter's.
+    close = [there for there in known if name.endswith(f".{there}")] or near(name, known)
+    close = close or [there for there in known if name in there][:3]
+    if close:
+        return f"near names: {', '.join(close)}"
+    return f"names are such as {', '.join(known[:3])}" if known else "it has none"
+
+
+def _elsewhere(failed: CompileError | None) -> Problem:
+    count = len(failed.problems) if failed is not None else 0
+    text = f"the model does not compile, but this parameter is not why ({count} problem{'s' * (count != 1)})"
+    return Problem(text, remedy="initconf plan with the same words says what is wrong")
 
 
 # --- what is known of the parameter ----------------------------------------------------------------------------------------
+
+
+def _all_facts(site: Site, block: str | None, sites: Sequence[Site], entry: Entry | None, spec: InitSpec) -> Facts:
+    """What is known of a parameter and of its blocks, or of the one that is asked for; and what they receive."""
+    data = _facts(site, sites)
+    if entry is not None and not entry.blocks:
+        data |= _outcome(entry, site, spec)
+    served = {part.block: _outcome(part, site, spec) for part in entry.blocks} if entry is not None else {}
+    data["blocks"] = [_facts(s, sites) | served.get(s.block, {}) for s in site.blocks if block in (None, s.block)]
+    return data
 
 
 def _facts(site: Site, sites: Sequence[Site]) -> Facts:
@@ -94,6 +155,10 @@ def _facts(site: Site, sites: Sequence[Site]) -> Facts:
         "depth_note": site.depth_note,
         "zero_row": layout.zero_row,
         "assumed": list(layout.assumed),
+        "frozen": site.frozen,
+        "effective": site.effective,
+        "block_axis": layout.block_axis if site.block is not None else None,
+        "block_start": site.start if site.block is not None else None,
     }
 
 
@@ -112,6 +177,9 @@ def _formulas(site: Site, sites: Sequence[Site]) -> tuple[str | None, str | None
     shared += kernel
     shared += [("/", "s", layout.stride)] if layout.stride != 1 else []
     full, part = (shared, kernel) if layout.transposed else (kernel, shared)
+    if isinstance(layout, Multilinear):
+        sizes = [shape[axis] for axis in layout.in_axes]
+        part = [*part, ("*", "n", len(sizes)), ("*", "prod(in)", inside), ("/", "sum(in)", sum(sizes))]
     fan_in, fan_out = _formula("in", inside, full, site.fan_in), _formula("out", out, part, site.fan_out)
     return (f"{fan_in}{whose}" if fan_in else None), (f"{fan_out}{whose}" if fan_out else None)
 
@@ -140,7 +208,7 @@ def _carrier(site: Site, sites: Sequence[Site]) -> tuple[Site, str]:
     if weight is None:
         return site, ""
     part = next((block for block in weight.blocks if block.block == site.block), weight)
-    return part, f", of {part.label}"
+    return part, f", of {part.name}"
 
 
 # --- what it receives ------------------------------------------------------------------------------------------------------
@@ -154,6 +222,8 @@ def _outcome(entry: Entry, site: Site, spec: InitSpec) -> Facts:
         "initializer_path": spec.path(said.path if said else "unmatched"),
         "initializer_sources": spec.sources(said.path if said else "unmatched"),
         "settings": _settings(entry, said, spec) if said else {},
+        "fed_by": entry.fed_by,
+        "fed_by_assumed": "nonlinearity" in entry.assumed,
         "law": entry.law.to_dict(),
         "law_text": str(entry.law),
         "mean": entry.mean,
@@ -186,45 +256,73 @@ def _settings(entry: Entry, said: Choice, spec: InitSpec) -> Facts:
 # --- as text ---------------------------------------------------------------------------------------------------------------
 
 
-def _text(data: Facts) -> list[str | Grid]:
-    parts: list[str | Grid] = [data["name"], _grid(_fact_rows(data)), "", "rules, the strongest first"]
+def _text(data: Facts, block: str | None) -> list[str | Grid]:
+    label = data["name"] if block is None else f"{data['name']}[{block}]"
+    parts: list[str | Grid] = [label, _grid(_fact_rows(data, block))]
+    if data["declare"]:  # no cells: what a narrow terminal breaks in its own way cannot be copied
+        parts += ["", "to declare what was guessed", *(f"  {override}" for override in data["declare"])]
+    parts += ["", "rules, the strongest first"]
     rules = [[f"  {row['rule']}", row["verdict"], _decisive(row)] for row in data["rules"]]
-    parts.append(Grid(["rule", "verdict", "source"], rules, drop=("source",), header=False))
-    for part in data["blocks"] or [data]:
-        if part["block"]:
-            parts += ["", f"{part['name']}[{part['block']}]", _grid(_block_rows(part))]
-        parts += _outcome_text(part)
+    parts.append(Grid(["rule", "verdict", "source"], rules, drop=("source",), flow=("verdict",), header=False))
+    if "law" in data:
+        return parts + _outcome_text(data)
+    for alike in _alike(data["blocks"]):
+        if block is None:
+            names, first = ", ".join(part["block"] for part in alike), alike[0]
+            parts += ["", f"{data['name']}[{names}]", _grid([["shape", _dims(first["shape"])], *_fan_rows(first)])]
+        parts += _outcome_text(alike[0]) if "law" in alike[0] else []
     return parts
+
+
+def _alike(blocks: Sequence[Facts]) -> list[list[Facts]]:
+    """The blocks, those that differ in nothing but name and place taken together."""
+    groups: dict[str, list[Facts]] = {}
+    for part in blocks:
+        told = {key: value for key, value in part.items() if key not in ("block", "block_start")}
+        groups.setdefault(repr(told), []).append(part)
+    return list(groups.values())
 
 
 def _grid(rows: list[list[str]]) -> Grid:
     return Grid(["", "value"], [[f"  {name}", value] for name, value in rows], flow=("value",), header=False)
 
 
-def _fact_rows(data: Facts) -> list[list[str]]:
+def _fact_rows(data: Facts, block: str | None) -> list[list[str]]:
+    tied = ", as one of its names is one" if data["role"] == "embedding" and len({*data["owners"].values()}) > 1 else ""
     rows = [
         ["module", data["module"]],
-        ["role", data["role"] + (" (assumed)" if "role" in data["assumed"] else "")],
+        ["role", data["role"] + (" (assumed)" if "role" in data["assumed"] else "") + tied],
         ["shape", f"{_dims(data['shape'])} {data['dtype']}"],
     ]
     if data["axes"]:
         axes = ", ".join(f"{name} {_listed(which)}" for name, which in data["axes"].items() if which)
         rows.append(["axes", axes + (" (assumed)" if "layout" in data["assumed"] else "")])
-    if not data["blocks"]:
-        rows += _fan_rows(data)
+    if block is not None:
+        (part,) = data["blocks"]
+        first, axis = part["block_start"], part["block_axis"]
+        where = f"{first} to {first + part['shape'][axis] - 1} along axis {axis}"
+        rows += [["block", f"{block} {_dims(part['shape'])}, {where}"], *_fan_rows(part)]
+    elif data["blocks"]:
+        rows.append(["blocks", ", ".join(f"{part['block']} {_dims(part['shape'])}" for part in data["blocks"])])
     else:
-        rows.append(["blocks", ", ".join(f"{b['block']} {_dims(b['shape'])}" for b in data["blocks"])])
-    layer = f"{data['layer']} of {data['n_layers']}" if data["layer"] is not None else f"none: {data['depth_note']}"
-    rows.append(["layer", layer])
+        rows += _fan_rows(data)
+    layer = f"{data['layer']} of {data['n_layers']}, counted from 0"
+    rows.append(["layer", layer if data["layer"] is not None else f"none: {data['depth_note']}"])
     if data["zero_row"] is not None:
         rows.append(["padding", f"row {data['zero_row']} stays zero, whatever the law"])
+    if data["effective"] is not None:
+        rows.append(["effective", _EFFECTIVE[data["effective"]]])
+    if data["frozen"]:
+        rows.append(["frozen", "it takes no gradient, and is initialised all the same"])
     if data["aliases"]:
         rows.append(["also", ", ".join(f"{name} ({data['owners'][name]})" for name in data["aliases"])])
     return rows
 
 
-def _block_rows(data: Facts) -> list[list[str]]:
-    return [["shape", _dims(data["shape"])], *_fan_rows(data)]
+_EFFECTIVE = {
+    "exact": "the weight is parametrised, and what it works out to has the law",
+    "transformed": "the weight is parametrised: the law is that of what is assigned, not of what it works out to",
+}
 
 
 def _fan_rows(data: Facts) -> list[list[str]]:
@@ -240,12 +338,17 @@ def _outcome_text(data: Facts) -> list[str | Grid]:
     rows = [["  initializer", str(data["initializer"]), path, sources]]
     for name, setting in data["settings"].items():
         value = _value(setting["value"]) + (f" = {setting['expression']}" if setting["expression"] else "")
+        if name == "nonlinearity" and data["fed_by"] is not None:
+            value += " = auto"
         rows.append([f"  {name}", value, setting["path"] or "default", _chain(setting["sources"])])
     settings = Grid(["setting", "value", "path", "source"], rows, stack=True, header=False)
     moments = [f"{name} {data[name]:.9g}" for name in ("mean", "std") if data[name] is not None]
     said = f"  {data['law_text']}: {', '.join(moments) or 'mean and std are not known beforehand'}"
     by = f"rule {data['rule']}" if data["rule"] else "no rule claims it"
-    return ["", f"settings ({by})", settings, "", "law", said]
+    parts: list[str | Grid] = ["", f"settings ({by})", settings]
+    if data["fed_by"] is not None:
+        parts += ["", "fed by", f"  {data['fed_by']}" + (" (assumed)" if data["fed_by_assumed"] else "")]
+    return [*parts, "", "law", said]
 
 
 def _decisive(row: Facts) -> str:

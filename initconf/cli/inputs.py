@@ -6,17 +6,20 @@ import os
 import re
 import traceback
 from argparse import Namespace
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from initconf.errors import InitConfError, Problem, near
+from initconf.errors import CompileError, InitConfError, Problem, near
 
 if TYPE_CHECKING:
     from torch import nn
 
+    from initconf.plan import Plan
+    from initconf.sites import Site
     from initconf.spec import InitSpec
 
 _CHOICE = re.compile(r"\+{0,2}init=(?P<scheme>.*)", re.DOTALL)
@@ -93,11 +96,8 @@ def require_model(args: Namespace) -> None:
 
 def build_model(args: Namespace) -> nn.Module:
     """The model of `--model`, called with the arguments of `--model-arg`."""
-    module_name, _, path = args.model.partition(":")
-    if not module_name or not path:
-        raise Usage(f"--model {args.model}: write package.module:name, the name of a class, a function or a module")
     arguments = dict(_argument(word) for word in args.model_arg)
-    found = _attribute(_imported(module_name, "--model", args.model), path, args.model)
+    found, path = _found("--model", args.model, "a class, a function or a module")
     from torch import nn
 
     if isinstance(found, nn.Module):
@@ -105,14 +105,17 @@ def build_model(args: Namespace) -> nn.Module:
             raise Usage(f"--model-arg: {path} is a module already and is not called")
         return found
     if not callable(found):
-        raise _wrong(args.model, f"{path} is neither a module nor what makes one: its type is {type(found).__name__}")
+        text = f"{path} is neither a module nor what makes one: its type is {type(found).__name__}"
+        raise InitConfError(Problem(text, "--model", repr(args.model)))
     try:
         made = found(**arguments)
     except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and may raise anything
-        raise _wrong(args.model, f"building it failed: {_brief(error)}", source=_place(error)) from None
+        text = f"building it failed: {_brief(error)}"
+        raise InitConfError(Problem(text, "--model", repr(args.model), _place(error))) from None
     if not isinstance(made, nn.Module):
+        text = f"{path}(...) gave no torch.nn.Module: its type is {type(made).__name__}"
         remedy = "name a class or a function that gives the module alone"
-        raise _wrong(args.model, f"{path}(...) gave no torch.nn.Module: its type is {type(made).__name__}", remedy)
+        raise InitConfError(Problem(text, "--model", repr(args.model), None, remedy))
     return made
 
 
@@ -131,6 +134,115 @@ def _argument(word: str) -> tuple[str, Any]:
         raise Usage(f"--model-arg {word}: the value is not YAML") from None
 
 
+def build_example(args: Namespace, model: nn.Module) -> Any:
+    """The example input of `--example`: a tensor, a tuple (positional) or a mapping (keywords); None where none is named."""
+    if args.example is None:
+        return None
+    found, path = _found("--example", args.example, "an input, or a function that gives one")
+    from torch import Tensor, nn
+
+    if callable(found) and not isinstance(found, (Tensor, nn.Module)):
+        path += "()"
+        try:
+            found = found()
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and may raise anything
+            text = f"calling it failed: {_brief(error)}"
+            raise InitConfError(Problem(text, "--example", repr(args.example), _place(error))) from None
+    if not isinstance(found, (Tensor, tuple, Mapping)):
+        text = f"{path} is no input of a model: its type is {type(found).__name__}"
+        remedy = "give a tensor, a tuple of positional inputs, or a mapping of inputs by keyword"
+        raise InitConfError(Problem(text, "--example", repr(args.example), None, remedy))
+    from initconf.tracing import arguments
+
+    positional, keywords = arguments(found)
+    inputs, weights = _devices([*positional, *keywords.values()]), _devices(model.parameters())
+    # torch multiplies a tensor on meta and one on the CPU without a word, and what comes out is whatever lies in memory.
+    if inputs and weights and not inputs <= weights:
+        text = f"it is on {' and '.join(sorted(inputs))}, and the model on {' and '.join(sorted(weights))}"
+        raise InitConfError(Problem(text, "--example", repr(args.example), None, "give both the same device"))
+    return found
+
+
+def make_plan(args: Namespace, model: nn.Module, spec: InitSpec, example: Any) -> Plan:
+    """The plan of a model."""
+    from initconf.compiler import compile as compile_plan
+
+    try:
+        return compile_plan(model, spec, example=example)
+    except CompileError as error:
+        raise CompileError(with_words(args, model, example, error.problems)) from None
+
+
+def with_words(args: Namespace, model: nn.Module, example: Any, problems: Sequence[Problem]) -> list[Problem]:
+    """Problems of `compile`, what concerns the example said with the words of the command line."""
+    if example is None:
+        remedy = "name an input that the model takes, --example PKG.MOD:NAME; or name the activation"
+        return [replace(p, remedy=remedy) if "without an example input" in p.text else p for p in problems]
+    others = [p for p in problems if "cannot be run on the example" not in p.text]
+    return others if len(others) == len(problems) else [_why_not_run(args, model, example), *others]
+
+
+def read_sites(model: nn.Module, spec: InitSpec) -> list[Site]:
+    """The sites of a model as `compile` sees them: with the layouts that the spec declares, and with its fans."""
+    from initconf.survey import survey
+
+    return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
+
+
+def unused(args: Namespace, plans: Sequence[Plan]) -> list[str]:
+    """A warning where `--example` was named for nothing."""
+    if args.example is None or any(leaf.fed_by is not None for made in plans for leaf in made.leaves()):
+        return []
+    return ["--example: no parameter asks for nonlinearity: auto, so that the model was not run on it"]
+
+
+def _why_not_run(args: Namespace, model: nn.Module, example: Any) -> Problem:
+    """Why a model that `compile` could not run on the example cannot be, with the user's own line."""
+    from initconf.tracing import trace
+
+    reason: BaseException | None = None
+    try:
+        trace(model, {}, example)
+    except InitConfError as error:
+        reason = error.__cause__
+    text = f"the model cannot be run on it, {_described(example)}" + (f": {_brief(reason)}" if reason else "")
+    return Problem(text, "--example", repr(args.example), _place(reason) if reason else None)
+
+
+def _devices(values: Iterable[Any]) -> set[str]:
+    return {value.device.type for value in values if hasattr(value, "device")}
+
+
+def _described(example: Any) -> str:
+    """An input in a few words, such as `{ids: int64 2x8}`."""
+    if isinstance(example, Mapping):
+        return "{" + ", ".join(f"{name}: {_described(value)}" for name, value in example.items()) + "}"
+    if isinstance(example, tuple):
+        return f"({', '.join(map(_described, example))})"
+    if hasattr(example, "shape") and hasattr(example, "dtype"):
+        return f"{str(example.dtype).removeprefix('torch.')} {'x'.join(map(str, example.shape)) or '()'}"
+    return type(example).__name__
+
+
+# --- what the words name ---------------------------------------------------------------------------------------------------
+
+
+def _found(option: str, said: str, what: str) -> tuple[Any, str]:
+    """What `package.module:name` names, and the name."""
+    module, _, path = said.partition(":")
+    if not module or not path:
+        raise Usage(f"{option} {said}: write package.module:name, the name of {what}")
+    found: Any = _imported(module, option, said)
+    for part in path.split("."):
+        if not hasattr(found, part):
+            close = near(part, [name for name in dir(found) if not name.startswith("_")])
+            where = getattr(found, "__name__", type(found).__name__)
+            remedy = f"did you mean {' or '.join(map(repr, close))}?" if close else None
+            raise InitConfError(Problem(f"{where} has no {part!r}", option, repr(said), None, remedy))
+        found = getattr(found, part)
+    return found, path
+
+
 def _imported(name: str, option: str, said: str) -> ModuleType:
     try:
         return import_module(name)
@@ -145,22 +257,6 @@ def _imported(name: str, option: str, said: str) -> ModuleType:
 
 def _import_failed(name: str, option: str, said: str, error: BaseException) -> InitConfError:
     return InitConfError(Problem(f"importing {name} failed: {_brief(error)}", option, repr(said), _place(error)))
-
-
-def _attribute(module: ModuleType, path: str, said: str) -> Any:
-    found: Any = module
-    for part in path.split("."):
-        if not hasattr(found, part):
-            there = [name for name in dir(found) if not name.startswith("_")]
-            close = near(part, there)
-            where = getattr(found, "__name__", type(found).__name__)
-            raise _wrong(said, f"{where} has no {part!r}", f"did you mean {' or '.join(map(repr, close))}?" if close else None)
-        found = getattr(found, part)
-    return found
-
-
-def _wrong(said: str, text: str, remedy: str | None = None, source: str | None = None) -> InitConfError:
-    return InitConfError(Problem(text, "--model", repr(said), source, remedy))
 
 
 def _brief(error: BaseException) -> str:

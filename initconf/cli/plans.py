@@ -10,14 +10,18 @@ from typing import TYPE_CHECKING, Any
 from initconf.cli.answers import Answer, Grid
 from initconf.cli.inputs import (
     Usage,
+    build_example,
     build_model,
     choice,
     import_modules,
     known_schemes,
+    make_plan,
     only_overrides,
+    read_sites,
     read_spec,
     require_model,
     split_words,
+    unused,
 )
 from initconf.errors import InitConfError, Problem
 from initconf.laws.base import from_json, to_json
@@ -26,30 +30,44 @@ from initconf.plan import Plan
 if TYPE_CHECKING:
     from torch import nn
 
+    from initconf.spec import InitSpec
+
 NARROW_FIRST = ("law", "fan_out", "role", "shape", "fan_in", "initializer")
 """The columns of a plan that a narrow terminal loses, first the one that is needed least."""
 
 
 def plan(args: Namespace) -> Answer:
-    """The table of a plan; with `--check`, the difference from a saved one."""
+    """The table of a plan; with `--check`, the difference from a saved one; with `--strict` also what it only guesses."""
     require_model(args)
     spec = read_spec(args, only_overrides(args.words))
     saved = None if args.check is None else _saved(args.check, "--check", " (initconf plan ... --save FILE writes one)")
     import_modules(args)
-    from initconf.compiler import compile as compile_plan
-
-    made = compile_plan(build_model(args), spec)
+    model = build_model(args)
+    example = build_example(args, model)
+    made = make_plan(args, model, spec, example)
     answer = _plan_answer(made) if saved is None else _difference(saved, made, (args.check, "now"))
+    answer.warnings = [*answer.warnings, *unused(args, [made])]
     if answer.code:
         answer.parts = [*answer.parts, f"to accept it: initconf plan ... --save {args.check}"]
+    if args.strict:
+        _refuse_guesses(answer, model, spec, made)
     if args.save is not None:
-        _save(made, args.save)
-        answer.notes.append(f"the plan is in {args.save}")
+        if not answer.problems:
+            _save(made, args.save)
+        answer.notes.append(f"the plan is {'not saved: it has guesses' if answer.problems else f'in {args.save}'}")
     return answer
 
 
 def _plan_answer(made: Plan) -> Answer:
     return Answer(made.to_dict(), [Grid.of(made.table(), drop=NARROW_FIRST), made.summary()], made.warnings)
+
+
+def _refuse_guesses(answer: Answer, model: nn.Module, spec: InitSpec, made: Plan) -> None:
+    from initconf.cli.guesses import guesses
+
+    found = guesses(model, spec, read_sites(model, spec), made)
+    answer.problems = [guess.problem for guess in found]
+    answer.data |= {"problems": [guess.to_dict() for guess in found]}
 
 
 def diff(args: Namespace) -> Answer:
@@ -60,26 +78,27 @@ def diff(args: Namespace) -> Answer:
         raise Usage(f"init={chosen}: name the sides without it: initconf diff he glorot")
     if len(sides) != 2:
         raise Usage(f"diff compares two sides, and there are {len(sides)}; schemes: {', '.join(known_schemes(args))}")
-    model: nn.Module | None = None
+    model, example = None, None
     if not all(side.endswith(".json") for side in sides):
         require_model(args)
         import_modules(args)
         model = build_model(args)
-    first, second = (_side(side, model, rest, args.config_dir) for side in sides)
+        example = build_example(args, model)
+    first, second = (_side(args, side, model, rest, example) for side in sides)
     answer = _difference(first, second, (sides[0], sides[1]))
-    both = zip(sides, (first, second), strict=True)
-    answer.warnings = [f"{side}: {text}" for side, made in both for text in made.warnings]
+    both = list(zip(sides, (first, second), strict=True))
+    said = [f"{side}: {text}" for side, made in both for text in made.warnings]
+    answer.warnings = said + unused(args, [made for side, made in both if not side.endswith(".json")])
     return answer
 
 
-def _side(side: str, model: nn.Module | None, overrides: list[str], config_dir: str | None) -> Plan:
+def _side(args: Namespace, side: str, model: nn.Module | None, overrides: list[str], example: Any) -> Plan:
     if side.endswith(".json"):
         return _saved(side, "diff", "")
-    from initconf.compiler import compile as compile_plan
     from initconf.loading import load
 
     assert model is not None
-    return compile_plan(model, load(side, overrides, config_dir=config_dir))
+    return make_plan(args, model, load(side, overrides, config_dir=args.config_dir), example)
 
 
 def _saved(path: str, option: str, hint: str) -> Plan:
@@ -91,8 +110,8 @@ def _saved(path: str, option: str, hint: str) -> Plan:
 def _save(made: Plan, path: str) -> None:
     try:
         made.save(path)
-    except OSError as error:
-        raise InitConfError(Problem(f"cannot be written: {error.strerror}", "--save", repr(path))) from None
+    except InitConfError as error:
+        raise InitConfError(Problem(error.problems[0].text, "--save", repr(path))) from None
 
 
 # --- differences -----------------------------------------------------------------------------------------------------------

@@ -1,0 +1,160 @@
+"""From a node of OmegaConf to an InitSpec: resolved, checked, and with an address for everything that is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf.errors import GrammarParseError
+from pydantic import BaseModel, ValidationError
+
+from initconf.composing import resolvers_of_schemes
+from initconf.errors import Problem, SpecError, did_you_mean, near
+from initconf.provenance import Sources
+from initconf.reading import NO_INTERPOLATION, first_line, plain
+from initconf.refusals import resolving_problem
+from initconf.spec import SELECTORS, SETTINGS, DeclaredLayout, InitSpec, Rule
+
+_WIDEST = 100
+"""How much of a value an error shows."""
+
+
+def rooted(data: dict[str, Any], sources: Sources) -> DictConfig:
+    """The node of a spec. Its interpolations may begin at the spec (`${gain}`) or at the configuration (`${init.gain}`)."""
+    node = created({**data, "init": data}, data, sources)._get_node("init")
+    assert isinstance(node, DictConfig)
+    return node
+
+
+def created(body: dict[str, Any], data: dict[str, Any], sources: Sources) -> DictConfig:
+    """The node of `body`. SpecError for what OmegaConf cannot make a node of, most of which is in `data`."""
+    try:
+        return OmegaConf.create(body)
+    except Exception as error:  # noqa: BLE001 - keys and strings may be anything that OmegaConf's grammar stumbles over
+        raise SpecError(_no_nodes(data, sources) or Problem(first_line(error), sources.root)) from None
+
+
+def _no_nodes(data: Any, sources: Sources, path: str = "") -> list[Problem]:
+    """The strings of which OmegaConf cannot make nodes: a `${` that begins no interpolation."""
+    items = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
+    found = [p for key, item in items for p in _no_nodes(item, sources, f"{path}.{key}".lstrip("."))]
+    if isinstance(data, str) and "${" in data:
+        try:
+            OmegaConf.create({"it": data})
+        except (GrammarParseError, RecursionError):
+            found.append(
+                Problem(NO_INTERPOLATION[0], f"{sources.root}.{path}", shown(data), sources.of(path), NO_INTERPOLATION[1])
+            )
+    return found
+
+
+def validated(node: DictConfig, sources: Sources, own: bool = True) -> InitSpec:
+    """The spec of a node; SpecError with every problem, each with its address.
+
+    `own`: of a scheme or a mapping, not of an application's configuration, which may call the application's resolvers.
+    """
+    with resolvers_of_schemes() if own else nullcontext():
+        data, problems = _resolved(node, sources, own)
+    unread = [problem.path or "" for problem in problems]
+    try:
+        spec = InitSpec.model_validate(data)
+    except ValidationError as error:
+        # What stands around a value that could not be read may seem wrong for want of it alone.
+        found = (_problem(e, data, sources) for e in error.errors(include_url=False))
+        problems += [problem for problem in found if not any(path.startswith(problem.path or "") for path in unread)]
+    if problems:
+        raise SpecError(problems)
+    spec._sources = sources
+    spec._prefix = sources.root
+    return spec
+
+
+def _resolved(node: DictConfig, sources: Sources, own: bool) -> tuple[dict[str, Any], list[Problem]]:
+    """The node as plain data, with null for what does not resolve, and why it does not."""
+    root, failed = sources.root, list[tuple[str, Exception]]()
+    try:
+        data: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+    except Exception as error:  # noqa: BLE001 - an interpolation may call any resolver of the application
+        data = _piecewise(node, "", failed)
+        failed = failed or [("", error)]
+    problems = []
+    for path, why in failed:
+        full = ".".join(part for part in (root, path) if part) or None
+        said = _unresolved(node, path)
+        problems.append(resolving_problem(why, full, said, sources.of(path) if path else None, own))
+    if not isinstance(data, dict) and not problems:
+        raise SpecError(Problem("the spec is empty", root or None, remedy="choose a scheme: init=he"))
+    return plain(data, root or "spec") if isinstance(data, dict) else {}, problems
+
+
+def _piecewise(node: Any, path: str, failed: list[tuple[str, Exception]]) -> Any:
+    """What resolves of a node, and the paths of what does not."""
+    try:
+        keys = range(len(node)) if isinstance(node, ListConfig) else [*node]
+    except Exception as error:  # noqa: BLE001 - as above
+        failed.append((path, error))
+        return None
+    done = {}
+    for key in keys:
+        where = f"{path}.{key}".lstrip(".")
+        try:
+            value = node[key]
+            if isinstance(value, (DictConfig, ListConfig)):
+                if OmegaConf.is_interpolation(node, key):  # perhaps to something that refers back
+                    value = OmegaConf.to_container(value, resolve=True, throw_on_missing=True)
+                else:
+                    value = _piecewise(value, where, failed)
+            done[key] = value
+        except Exception as error:  # noqa: BLE001 - as above
+            failed.append((where, error))
+            done[key] = None
+    return [*done.values()] if isinstance(node, ListConfig) else done
+
+
+def _unresolved(node: DictConfig, path: str) -> str | None:
+    """The value at a path as it was written."""
+    data: Any = OmegaConf.to_container(node, resolve=False)
+    for part in path.split(".") if path else ():
+        data = data[int(part)] if isinstance(data, list) else data[part] if isinstance(data, dict) and part in data else None
+    return shown(data) if isinstance(data, str) else None
+
+
+def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
+    path = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    value = None if isinstance(error["input"], Mapping) else shown(error["input"])
+    full = ".".join(part for part in (sources.root, path) if part) or "spec"
+    source = sources.of(path)
+    if error["type"] == "initconf":
+        remedy = error["ctx"]["remedy"]
+        if error["loc"][:1] == ("rules",) and len(error["loc"]) == 2 and "selects nothing" in error["ctx"]["text"]:
+            others = [name for name in data["rules"] if name != error["loc"][1]]
+            if close := near(str(error["loc"][1]), others, 1):
+                remedy = f"did you mean the rule {close[0]!r}? a new rule needs one of {', '.join(SELECTORS)}"
+        return Problem(error["ctx"]["text"], full, value, source, remedy)
+    if error["type"] == "extra_forbidden":
+        place = str(error["loc"][0]) if len(error["loc"]) == 3 else ""
+        kind = {"rules": "rule", "layouts": "layout"}.get(place, "spec")
+        models: dict[str, type[BaseModel]] = {"rules": Rule, "layouts": DeclaredLayout}
+        known, key = [*models.get(place, InitSpec).model_fields], str(error["loc"][-1])
+        text = f"{key!r} is not a key of a {kind}"
+        remedy = did_you_mean(key, known)
+        if path == "init":
+            remedy = (
+                "a spec is what stands under `init`: load(cfg.init), or the file without this key; a scheme is named without /"
+            )
+        elif path == "defaults":
+            remedy = "schemes are chosen with init=NAME, and rule files with init/rules=[roles,head]"
+        elif place == "rules" and isinstance(error["input"], Mapping) and not near(key, known, 1):
+            remedy = "a rule in a rule? a file of several rules is added with +init/rules@init.rules=NAME"
+        elif not near(key, known, 1) and key not in SETTINGS and kind != "layout":
+            remedy += "; an argument of an initializer stands in initializer: {name: ..., " + key + ": ...}"
+        return Problem(text, full, value, source, remedy)
+    return Problem("nothing that can stand here", full, value, source)
+
+
+def shown(value: Any) -> str:
+    """A value in an error."""
+    text = repr(value)
+    return text if len(text) <= _WIDEST else f"{text[: _WIDEST - 3]}..."

@@ -15,18 +15,19 @@ import torch
 from initconf import by_torch, layouts, sampling
 from initconf.choosing import Names, choose
 from initconf.compiler import compiled
-from initconf.errors import ApplyError, Problem, SpecError, listed
+from initconf.errors import ApplyError, InitConfError, Problem, SpecError, listed
 from initconf.fitting import check
 from initconf.laws import Keep
 from initconf.loading import load
 from initconf.materialise import materialise
 from initconf.owners import Found, parameters, walk
+from initconf.parametrized import assign, parametrised
 from initconf.plan import Entry, Plan
 from initconf.progress import shown
 from initconf.report import Report
 from initconf.shards import gathered, here
 from initconf.threads import Failed, Task, count, run
-from initconf.writing import Writer, is_alone
+from initconf.writing import Writer, is_alone, torch_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -216,7 +217,10 @@ def _finish(i: int, entry: Entry, writer: Writer) -> None:
             if entry.zero_row is not None and (row := here(where.parameter).row(entry.zero_row)) is not None:
                 row.zero_()
             if where.effective is not None:
-                setattr(where.module, where.place.attribute, where.parameter)
+                chain = parametrised(where.module)[where.place.attribute]
+                assign(chain, where.parameter, torch_seed(sampling.key(writer.seed, entry.name, "parametrisation")))
+    except InitConfError as error:
+        raise ApplyError(replace(problem, path=entry.name) for problem in error.problems) from None
     except Exception as error:
         raise Failed((i,)) from error
     writer.unfinished.discard(i)

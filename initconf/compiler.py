@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -10,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 from initconf import activations, diagnosis, expressions, registry
 from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, listed
-from initconf.laws import Law
+from initconf.laws import Constant, Law
 from initconf.loading import load
 from initconf.origins import Feed
 from initconf.owners import SHARDED, Walk, parameters
+from initconf.parametrized import assign, parametrised
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match
@@ -191,7 +193,7 @@ class _Compilation:
         auto = choice.arguments.get("nonlinearity") in AUTO
         # The shipped initializers see no difference between sites of one kind; a user's may look at whatever a site has.
         alike = None
-        if choice.initializer.shipped and site.alike and not auto:
+        if choice.initializer.shipped and site.alike and not auto and site.effective is None:
             alike = (winner, site.alike, site.block, (site.layer, site.n_layers) if choice.expressions else None)
             if (like := self.made.get(alike)) is not None:
                 return twin(like, name=site.name, aliases=site.aliases, layer=site.layer)
@@ -207,6 +209,8 @@ class _Compilation:
                 choice = replace(choice, arguments={**choice.arguments, "nonlinearity": feed.nonlinearity})
             settings = self._evaluate(choice, site)
             law = choice.initializer.law(site, settings)
+            if isinstance(law, Constant) and site.effective is not None and site.block is None:
+                self._try(site, law)
         except _Refused:
             return None
         except InitConfError as error:
@@ -242,6 +246,15 @@ class _Compilation:
                 remedy = "give an example input that the model takes, or name the activation"
             raise InitConfError(Problem(text, remedy=remedy))
         return feed
+
+    def _try(self, site: Site, law: Constant) -> None:
+        """Raise InitConfError where a parametrisation does not take a constant: zeros, if it divides by a norm."""
+        import torch
+
+        where = parameters(self.model)[site.name]
+        if not where.parameter.is_meta:
+            chain = copy.deepcopy(parametrised(where.module)[where.place.attribute])
+            assign(chain, torch.full_like(where.parameter, law.value), 0)
 
     def _evaluate(self, choice: Choice, site: Site) -> dict[str, Any]:
         """The arguments for a site: expressions evaluated, types and ranges checked."""

@@ -160,6 +160,13 @@ def declared(said: DeclaredLayout, where: str, parameter: Tensor) -> Layout:
         raise CompileError(replace(p, path=f"{where}.{p.path}") for p in error.problems) from None
 
 
+def least_axes(said: DeclaredLayout) -> int:
+    """How many axes a parameter has at least of which a layout names these; 2 where it names fewer."""
+    axes = [axis for named in said.axes.values() for axis in named]
+    reach = [axis + 1 if axis >= 0 else -axis for axis in (*axes, said.blocks.get("axis") or 0)]
+    return max(2, len(axes), *reach)
+
+
 def names() -> list[str]:
     """The classes that have a layout, as they were registered: dotted, or by the bare name; sorted."""
     return sorted(key if isinstance(key, str) else f"{key.__module__}.{key.__qualname__}" for key in _layouts)

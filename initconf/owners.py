@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from initconf.errors import CompileError, InitConfError, Problem
@@ -145,6 +146,8 @@ def _walk(
         pretrained = module
     start = f"{prefix}." if prefix else ""
     chains = parametrised(module)
+    # The dynamic class that torch puts in front (`ParametrizedLinear`) is nobody's; its first base is the owner.
+    dotted = known.dotted[1:] if chains else known.dotted
     for attribute, chain in chains.items():
         name = f"{start}{attribute}"
         try:
@@ -153,8 +156,7 @@ def _walk(
         except InitConfError as error:
             walk.problems.append(replace(error.problems[0], path=name))
             continue
-        # The dynamic class that torch puts in front (`ParametrizedLinear`) is nobody's; its first base is the owner.
-        place = Place(name, attribute, known.dotted[1:], inside)
+        place = Place(name, attribute, dotted, inside)
         walk.found.append(Found(place, module, weight, container, child, pretrained, how, id(identity(chain))))
     for attribute, parameter in module._parameters.items():
         if parameter is None:
@@ -163,12 +165,12 @@ def _walk(
             remedy = "run the model once on an example input, so that its lazy modules know their sizes"
             walk.problems.append(Problem("the parameter is lazy and has no shape yet", f"{start}{attribute}", remedy=remedy))
             continue
-        place = Place(f"{start}{attribute}", attribute, known.dotted, inside)
+        place = Place(f"{start}{attribute}", attribute, dotted, inside)
         walk.found.append(Found(place, module, parameter, container, child, pretrained))
     if not module._modules:
         return None
     counts = container is None and known.container
-    below, seen = (*inside, known.dotted), (*stack, id(module))
+    below, seen = (*inside, dotted), (*stack, id(module))
     for name, sub in module._modules.items():
         if sub is None or id(sub) in stack or (chains and name == "parametrizations"):
             continue
@@ -179,5 +181,7 @@ def _walk(
 
 def tensor_class(parameter: Tensor) -> str | None:
     """The class of a tensor that is none of torch's plain ones, such as a quantised one; None for those that can be written."""
+    if parameter.layout is not torch.strided:
+        return str(parameter.layout)
     kind: Any = Tensor if type(parameter) is nn.Parameter else type(parameter.data)  # nearly all are the former
     return None if kind is Tensor else f"{kind.__module__}.{kind.__qualname__}"

@@ -12,6 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from initconf.laws import ModuleDefault
 from initconf.owners import SHARDED, Found, tensor_class
+from initconf.parametrized import effective, parametrised
 from initconf.sites import own_class
 
 OWN = ("reset_parameters", "_reset_parameters")
@@ -100,6 +101,13 @@ def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator
         if p.is_floating_point() or p.is_complex()
     }
     twin = _twin(where.module, blank)
+    if chains := parametrised(where.module):  # the reset would set what they compute, and not what they compute it from
+        del twin._modules["parametrizations"]
+        twin.__class__ = type(twin).__bases__[0]
+        for name, chain in chains.items():
+            weight = effective(chain)
+            dtype = wide(weight) if keyed else weight.dtype
+            twin.register_parameter(name, nn.Parameter(torch.full_like(weight, torch.nan, device="cpu", dtype=dtype)))
     does = where.pretrained if law.reset == PRETRAINED else twin
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(does is twin):
         if isinstance(random, int):

@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
 SKIPPED = "its values were skipped by skip_init"
 
@@ -28,9 +28,7 @@ _WRITES = (_aten.fill_, _aten.zero_, _aten.copy_)
 """They set what they are given without reading it."""
 _COPIES = (_aten.clone, _aten._to_copy)
 _SHAPES = tuple(
-    getattr(_aten, name)
-    for like in ("empty", "zeros", "ones", "full")
-    for name in (f"{like}_like", f"new_{like}")
+    getattr(_aten, name) for like in ("empty", "zeros", "ones", "full") for name in (f"{like}_like", f"new_{like}")
 ) + (_aten.new_empty_strided, _aten.rand_like, _aten.randn_like, _aten.randint_like, _aten.is_same_size)
 """They ask a tensor for its shape and dtype alone."""
 
@@ -82,12 +80,9 @@ def paused() -> Iterator[None]:
         yield
         return
     skipping.settle()
-    skipping.idle = True
-    try:
+    with skipping.asleep():
         yield
-    finally:
-        skipping.idle = False
-        skipping.forget()
+    skipping.forget()
 
 
 # --- marks -----------------------------------------------------------------------------------------------------------------
@@ -100,9 +95,9 @@ def paused() -> Iterator[None]:
 _AFTER = -224.0
 
 
-def _starts(numel: int) -> Iterable[int]:
-    pairs = max(numel // 2, 1)
-    return {0, pairs // 2 * 2, (pairs - 1) * 2}
+def _step(numel: int) -> int:
+    """How far apart the three marks are; 0 where there is room for one."""
+    return (max(numel // 2, 1) - 1) // 2 * 2
 
 
 def _element(tensor: Tensor, place: int) -> Tensor:
@@ -115,18 +110,28 @@ def _element(tensor: Tensor, place: int) -> Tensor:
 
 
 def _mark(tensor: Tensor) -> None:
-    for start in _starts(tensor.numel()):
+    tensor, step = tensor.detach(), _step(tensor.numel())
+    if tensor.is_contiguous() and tensor.numel() > 1:
+        size, stride = ((3, 2), (step, 1)) if step else ((1, 2), (2, 1))
+        tensor.as_strided(size, stride).copy_(_pair(tensor.dtype, tensor.device))
+        return
+    for start in {0, step, 2 * step}:
         _element(tensor, start).fill_(torch.nan)
         if start + 1 < tensor.numel():
             _element(tensor, start + 1).fill_(_AFTER)
+
+
+@cache
+def _pair(dtype: torch.dtype, device: torch.device) -> Tensor:
+    return torch.tensor([torch.nan, _AFTER], dtype=dtype, device=device)
 
 
 def is_skipped(parameter: Tensor) -> bool:
     """Whether a parameter has no values since `skip_init` left them out. Reads three elements; False for sharded tensors."""
     if not _holds_numbers(parameter):
         return False
-    tensor = parameter.detach()
-    for start in _starts(tensor.numel()):
+    tensor, step = parameter.detach(), _step(parameter.numel())
+    for start in {0, step, 2 * step}:
         value = _element(tensor, start).item()
         if value != value and (start + 1 == tensor.numel() or _element(tensor, start + 1).item() == _AFTER):
             return True
@@ -233,6 +238,18 @@ class _Aside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         super().__init__()  # type: ignore[no-untyped-call]
         self.generators = generators
 
+    # torch's own way of entering keeps flags for the compiler in variables that all threads share, and imports the compiler.
+    def __enter__(self) -> Any:
+        _push_mode(self)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        _pop_mode()
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False
+
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         return self.call(func, args, kwargs or {})
 
@@ -297,17 +314,24 @@ class _Skipping(_Aside):
         if self.idle:
             return func(*args, **kwargs)
         target = args[0] if args and isinstance(args[0], Tensor) else None
-        if isinstance(target, nn.Parameter):
+        if isinstance(target, nn.Parameter) and target.untyped_storage() not in self.owned:
             self.note(target)
         in_place = target is not None and _in_place(func)
         if in_place and torch.Tag.nondeterministic_seeded in func.tags and self.is_parameter(target):
             self.skip(func, target, args, kwargs)
             return target
-        if self.steps:
-            unset = [tensor for tensor in _tensors(args, kwargs) if self._is_unset(tensor)]
-            if unset:
-                return self._touch(func, args, kwargs, unset, in_place)
+        if unset := [tensor for tensor in _tensors(args, kwargs) if self._is_unset(tensor)]:
+            return self._touch(func, args, kwargs, unset, in_place)
         return self.call(func, args, kwargs)
+
+    @contextmanager
+    def asleep(self) -> Iterator[None]:
+        """Operations inside are nothing but themselves."""
+        self.idle, before = True, self.idle
+        try:
+            yield
+        finally:
+            self.idle = before
 
     def note(self, parameter: Tensor) -> None:
         """Remember where a parameter lies."""
@@ -323,20 +347,24 @@ class _Skipping(_Aside):
         if _is_whole(target):
             self.steps[storage] = []
         self._defer(storage, func, args, kwargs)
-        window = _Window.of(target)
-        for inside in [own for own in self.owned[storage] if window.holds(own)] or [window]:
-            _mark(inside.on(storage))
+        window, owned = _Window.of(target), self.owned[storage]
+        with self.asleep():
+            if window in owned and len(owned) == 1:
+                _mark(target)
+                return
+            for inside in [own for own in owned if window.holds(own)] or [window]:
+                _mark(inside.on(storage))
 
     def read(self, tensor: Tensor) -> None:
         """The values are wanted: do what was left undone."""
         if self._is_unset(tensor):
-            self._draw(tensor.untyped_storage())
+            self._make(tensor.untyped_storage())
 
     def settle(self) -> None:
         """Do what was left undone, but to parameters that are marked as a whole."""
         for storage in list(self.steps):
             if not self._is_marked(storage):
-                self._draw(storage)
+                self._make(storage)
 
     def forget(self) -> None:
         """Somebody else has written parameters: those that bear no mark any more are done."""
@@ -351,28 +379,35 @@ class _Skipping(_Aside):
     def _is_unset(self, tensor: Tensor) -> bool:
         return _is_plain(tensor) and tensor.layout is torch.strided and tensor.untyped_storage() in self.steps
 
+    def _is_whole(self, tensor: Tensor) -> bool:
+        """Whether all of its storage was left out."""
+        storage = tensor.untyped_storage()
+        first = self.steps[storage][0]
+        window = next(value for value in (*first.arguments, *first.keywords.values()) if isinstance(value, _Window))
+        return window.shape.numel() * window.dtype.itemsize == storage.nbytes()
+
     def _touch(self, func: Any, args: Any, kwargs: Any, unset: list[Tensor], in_place: bool) -> Any:
         """An operation that is given tensors whose values were left out."""
         kind = func.overloadpacket
         if func.is_view or torch.Tag.inplace_view in func.tags or kind in _SHAPES:
             return self.call(func, args, kwargs)
-        if kind in _COPIES:
-            made = func(*args, **kwargs)
-            if not made.is_meta:
-                self._defer(made.untyped_storage(), _aten.copy_.default, (made, args[0]), {})
-            return made
-        if in_place:
-            target, storage = args[0], args[0].untyped_storage()
-            others = [tensor for tensor in _tensors(args[1:], kwargs) if tensor.untyped_storage() is storage]
-            if kind in _WRITES:
-                if not others and _is_whole(target):
+        # What was left out in part cannot be told again elsewhere.
+        if all((tensor is args[0] and in_place) or self._is_whole(tensor) for tensor in unset):
+            if kind in _COPIES:
+                made = func(*args, **kwargs)
+                if not made.is_meta:
+                    self._defer(made.untyped_storage(), _aten.copy_.default, (made, args[0]), {})
+                return made
+            if in_place and kind in _WRITES:
+                storage = args[0].untyped_storage()
+                if _is_whole(args[0]) and not any(tensor.untyped_storage() is storage for tensor in _tensors(args[1:], kwargs)):
                     self.steps.pop(storage, None)
-                if len(unset) > self._is_unset(target) or self._is_unset(target):
+                if any(self._is_unset(tensor) for tensor in unset):
                     self._defer(storage, func, args, kwargs)
                 return func(*args, **kwargs)
-            if self._is_unset(target):
-                self._defer(storage, func, args, kwargs)
-                return target
+            if in_place and self._is_unset(args[0]):
+                self._defer(args[0].untyped_storage(), func, args, kwargs)
+                return args[0]
         for tensor in unset:
             self.read(tensor)
         return self.call(func, args, kwargs)
@@ -391,9 +426,9 @@ class _Skipping(_Aside):
         step = _Step(func, [noted(value) for value in args], {name: noted(value) for name, value in kwargs.items()})
         self.steps.setdefault(storage, []).append(step)
 
-    def _draw(self, storage: UntypedStorage) -> None:
+    def _make(self, storage: UntypedStorage) -> None:
         steps = self.steps.pop(storage)
-        with torch.no_grad(), _Aside(self.generators):
+        with self.asleep(), torch.no_grad(), _Aside(self.generators):
             _make(steps, storage)
 
 

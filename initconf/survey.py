@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import layouts, patterns, third_party  # noqa: F401 - third_party registers
-from initconf.errors import CompileError, InitConfError, Problem
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed
 from initconf.layouts import Describe
 from initconf.owners import Found, Walk, tensor_class, walk
 from initconf.resets import reset_method
@@ -82,6 +82,7 @@ def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[
     """The layout that the spec declares for each name; a declaration that fits none is a problem."""
     said: dict[str, Layout] = {}
     names = [found.place.name for found in walk.found]
+    owned = {(id(found.module), found.place.attribute) for found in walk.found}
     for name, layout in declared.items():
         if layout is None:
             continue
@@ -93,12 +94,24 @@ def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[
         if layout.module is not None:
             held = {n for n in held if is_a(walk.found[n].place.owner, layout.module)}
             if layout.match is layout.search is layout.glob is None and layout.role is None:
-                held = {n for n in held if walk.found[n].parameter.ndim >= 2}  # its weights, and not their biases
+                least = layouts.least_axes(layout)  # its weights, and not their biases
+                held = {n for n in held if walk.found[n].parameter.ndim >= least}
         if not held:
             remedy = f"names are such as {', '.join(names[:2])}" if names else None
             walk.problems.append(Problem("it matches nothing", f"layouts.{name}", remedy=remedy))
-        for n in held:
-            said[names[n]] = layouts.declared(layout, f"layouts.{name}", walk.found[n].parameter)
+        wrong: dict[Problem, list[str]] = {}
+        for n in sorted(held):
+            try:
+                said[names[n]] = layouts.declared(layout, f"layouts.{name}", walk.found[n].parameter)
+            except InitConfError as error:
+                for problem in error.problems:
+                    wrong.setdefault(problem, []).append(names[n])
+            if layout.fans_of is not None and (id(walk.found[n].module), layout.fans_of) not in owned:
+                here = [attribute for owner, attribute in owned if owner == id(walk.found[n].module)]
+                text = f"its owner has no parameter {layout.fans_of!r}"
+                remedy = did_you_mean(layout.fans_of, here)
+                wrong.setdefault(Problem(text, f"layouts.{name}.fans_of", remedy=remedy), []).append(names[n])
+        walk.problems += [replace(p, text=f"{listed(labels)}: {p.text}") for p, labels in wrong.items()]
     return said
 
 

@@ -251,8 +251,11 @@ def _uniforms(key: bytes, piece: Piece, each: int, out: Tensor, source: Source) 
     for first, count in rows.together(piece.first, out.numel() // each, most):
         whole = source.memory(count * rows.size * each, out.dtype, "whole", out.device)
         whole, size = source.at(key, first * each, whole).view(count, -1), count * rows.held * each
-        kept = [whole[:, start * each : stop * each] for start, stop in rows.runs]
-        torch.cat(kept, 1, out=out[end : end + size].view(count, -1))
+        into, at = out[end : end + size].view(count, -1), 0
+        for start, stop in rows.runs:
+            n = (stop - start) * each
+            into[:, at : at + n] = whole[:, start * each : stop * each]
+            at += n
         end += size
     return out
 

@@ -65,7 +65,8 @@ def main() -> None:
     }.items():
         taken = seconds(work)
         print(f"  {name:20} {taken:.2f} s  {taken / walk:.1f} times named_parameters()")
-    small, large = (peak(lambda m=blocks(100, width): initconf.compile(m, spec)) for width in (64, 16_384))
+    models = blocks(100, 64), blocks(100, 16_384)
+    small, large = (peak(lambda m=m: initconf.compile(m, spec)) for m in models)
     print(f"peak memory of compile, 1,000 parameters: width 64 {small / 1e6:.2f} MB, width 16,384 {large / 1e6:.2f} MB")
 
 

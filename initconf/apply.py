@@ -5,27 +5,29 @@ from __future__ import annotations
 import logging
 import operator
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from initconf import layouts, sampling, walk
-from initconf.compiler import compile
-from initconf.errors import ApplyError, Problem, SpecError, listed
+from initconf import by_torch, layouts, sampling
+from initconf.choosing import Names, choose
+from initconf.compiler import compiled
+from initconf.errors import ApplyError, InitConfError, Problem, SpecError, listed
 from initconf.fitting import check
 from initconf.laws import Keep
 from initconf.loading import load
 from initconf.materialise import materialise
-from initconf.owners import Found, parameters
+from initconf.owners import Found, parameters, walk
+from initconf.parametrized import assign, parametrised
 from initconf.plan import Entry, Plan
 from initconf.progress import shown
 from initconf.report import Report
-from initconf.shards import here
+from initconf.shards import gathered, here
 from initconf.threads import Failed, Task, count, run
-from initconf.writing import Writer, is_alone
+from initconf.writing import Writer, is_alone, torch_seed
 
 if TYPE_CHECKING:
     from torch import nn
@@ -41,7 +43,11 @@ def initialize(
     device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
     example: Any = None,
-    verify: bool = False,
+    only: Names | None = None,
+    skip: Names | None = None,
+    threads: int | None = None,
+    progress: bool | None = False,
+    verify: bool | Literal["stats"] = False,
 ) -> Report:
     """Load, compile and apply: one line for a training script.
 
@@ -52,7 +58,12 @@ def initialize(
         device: where to put parameters that are on meta.
         generator: see `apply`.
         example: see `compile`.
-        verify: whether to check the values against the plan at once.
+        only: the parameters to write, all others stay as they are: a regex for whole names, or names. Each parameter gets what
+            it would get if all were written; for fresh values give another seed.
+        skip: the parameters that stay as they are, likewise: `skip=checkpoint.keys()` leaves what was loaded.
+        threads, progress: see `apply`.
+        verify: whether to check the values against the plan at once: True reads them again; "stats" gathers their moments while
+            they are written, which costs little.
 
     Raises:
         SpecError, CompileError: nothing has been written.
@@ -64,13 +75,19 @@ def initialize(
     spec = load(spec)
     if seed is not None:
         spec = spec.model_copy(update={"seed": _checked_seed(seed)})
-    plan = compile(model, spec, example=example)
+    if verify not in (True, False, "stats"):
+        raise ApplyError(Problem('not True, False or "stats"', "verify", repr(verify)))
+    walked = walk(model)
+    found = walked.by_name()
+    chosen, notes = choose(found, model, only, skip)
+    plan = compiled(model, spec, example=example, walked=walked, chosen=chosen)
     for warning in plan.warnings:
         log.warning(warning)
-    report = apply(model, plan, device=device, generator=generator)
+    said = _Said(device, generator, threads, progress, verify == "stats", notes)
+    report = _apply(model, plan, found, said, chosen)
     for note in report.notes:
         log.warning(note)
-    return report.verify() if verify else report
+    return report.verify() if verify is True else report
 
 
 def _checked_seed(seed: Any) -> int:
@@ -89,7 +106,7 @@ def apply(
     device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
     threads: int | None = None,
-    progress: bool = False,
+    progress: bool | None = False,
 ) -> Report:
     """Write a plan into a model.
 
@@ -103,38 +120,47 @@ def apply(
         generator: write in walk order with torch's own functions from this generator: bit for bit what a script with
             `torch.nn.init` writes. The spec must say `compat: torch`.
         threads: how many threads write; left out, the environment's INITCONF_THREADS, else as many as torch uses.
-        progress: whether to show a bar on stderr.
+        progress: whether to show a bar on stderr; None: where stderr is a terminal and there is much to do.
 
     Raises:
         ApplyError: where model and plan do not fit together (nothing has been written then), or where a module's own reset or
             a registered function fails. The error says what has been written; to apply the plan again mends the rest.
         KeyboardInterrupt: likewise, on Ctrl-C.
     """
-    return _apply(model, plan, parameters(model), device=device, generator=generator, threads=threads, progress=progress)
+    return _apply(model, plan, parameters(model), _Said(device, generator, threads, progress))
+
+
+@dataclass(frozen=True)
+class _Said:
+    """How the values are to be written."""
+
+    device: str | torch.device | None = None
+    generator: torch.Generator | None = None
+    threads: int | None = None
+    progress: bool | None = False
+    measure: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @torch.no_grad()
 def _apply(
-    model: nn.Module,
-    plan: Plan,
-    found: Mapping[str, Found],
-    *,
-    device: str | torch.device | None,
-    generator: torch.Generator | None,
-    threads: int | None,
-    progress: bool,
+    model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
 ) -> Report:
     started = time.perf_counter()
-    crew = count(threads)
-    check(plan, found, device)
-    if generator is not None and (refused := walk.refusals(plan)):
+    crew = count(said.threads)
+    mine = found if chosen is None else {name: where for name, where in found.items() if name in chosen}
+    check(plan, mine, said.device, gathered(model))
+    if said.generator is not None and (refused := by_torch.refusals(plan, mine)):
         raise ApplyError(refused)
-    notes = materialise(model, found, device) if device is not None else ()
+    notes = said.notes + (materialise(model, mine, said.device) if said.device is not None else ())
     writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries})
-    with _on_cpu(), shown(plan, progress) as step:
+    writer.on_gpu, writer.measure = plan.rng_device == "auto", said.measure
+    places = enumerate((entry.zero_row, writer.owners[entry.name].effective) for entry in plan.entries)
+    writer.unfinished = {i for i, more in places if more != (None, None)}
+    with _on_cpu(), shown(plan, said.progress) as step:
         try:
-            if generator is not None:
-                _walk(plan, writer, generator)
+            if said.generator is not None:
+                _in_order(plan, writer, said.generator)
             else:
                 _write(plan, writer, crew, step)
         except KeyboardInterrupt:
@@ -143,50 +169,61 @@ def _apply(
             entry, error = plan.entries[failed.entries[0]], failed.__cause__
             text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {_so_far(plan, writer)}"
             raise ApplyError(Problem(text, entry.name, remedy="mend it and apply the plan again")) from error
-    return Report(plan, model, time.perf_counter() - started, notes)
+    report = Report(plan, model, time.perf_counter() - started, notes)
+    return report.hold(writer.moments) if said.measure else report
 
 
 def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -> None:
     """Write every entry: what runs other people's code one after the other, all else in as many threads as are wanted."""
-    small = sum(entry.numel for entry in plan.entries) < sampling.CHUNK
+    # To start threads takes as long as a few hundred thousand values do.
+    small = sum(entry.numel for entry in plan.entries) < 4 * sampling.CHUNK
 
     def done(task: Task, made: Any) -> None:
         writer.done(task, made)
         step(task.size)
 
-    together = []
+    together: list[tuple[int, Entry]] = []
+    on_gpu: list[tuple[int, Entry]] = []
     for i, entry in enumerate(plan.entries):
         where = writer.owners[entry.name]
         if where.effective is None and not is_alone(entry):
-            together.append((i, entry))
+            (on_gpu if writer.is_on_gpu(entry) else together).append((i, entry))
             continue
         run(writer.tasks([(i, entry)]), 1 if is_alone(entry) or small else crew, done)
-        _finish(entry, where)
+        _finish(i, entry, writer)
+    run(writer.tasks(on_gpu), 1, done)
     run(writer.tasks(together), 1 if small else crew, done)
-    for _, entry in together:
+    for i, entry in (*on_gpu, *together):
         if entry.zero_row is not None:
-            _finish(entry, writer.owners[entry.name])
+            _finish(i, entry, writer)
 
 
-def _walk(plan: Plan, writer: Writer, generator: torch.Generator) -> None:
+def _in_order(plan: Plan, writer: Writer, generator: torch.Generator) -> None:
     for i, entry in enumerate(plan.entries):
         where = writer.owners[entry.name]
         try:
-            walk.write(entry, where, generator)
+            by_torch.write(entry, where, generator)
         except Exception as error:
             raise Failed((i,)) from error
-        _finish(entry, where)
         writer.whole.add(i)
+        _finish(i, entry, writer)
 
 
-def _finish(entry: Entry, where: Found) -> None:
+def _finish(i: int, entry: Entry, writer: Writer) -> None:
     """What is left to do once all values are there: the row that stays zero, and the assignment of a parametrised weight."""
-    if all(isinstance(leaf.law, Keep) for leaf in entry.leaves()):
-        return
-    if entry.zero_row is not None and (row := here(where.parameter).row(entry.zero_row)) is not None:
-        row.zero_()
-    if where.effective is not None:
-        setattr(where.module, where.place.attribute, where.parameter)
+    where = writer.owners[entry.name]
+    try:
+        if any(not isinstance(leaf.law, Keep) for leaf in entry.leaves()):
+            if entry.zero_row is not None and (row := here(where.parameter).row(entry.zero_row)) is not None:
+                row.zero_()
+            if where.effective is not None:
+                chain = parametrised(where.module)[where.place.attribute]
+                assign(chain, where.parameter, torch_seed(sampling.key(writer.seed, entry.name, "parametrisation")))
+    except InitConfError as error:
+        raise ApplyError(replace(problem, path=entry.name) for problem in error.problems) from None
+    except Exception as error:
+        raise Failed((i,)) from error
+    writer.unfinished.discard(i)
 
 
 def _so_far(plan: Plan, writer: Writer) -> str:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import activations, diagnosis, expressions, registry
 from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, listed
-from initconf.laws import Law
+from initconf.laws import Constant, Law
 from initconf.loading import load
 from initconf.origins import Feed
-from initconf.owners import parameters
+from initconf.owners import SHARDED, Walk, parameters
+from initconf.parametrized import assign, parametrised
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match
@@ -35,7 +37,6 @@ _USUAL = {
     "other": "{name: normal, std: 0.02}",
 }
 """What a remedy proposes for a role; zeros for the rest."""
-SHARDED = "torch.distributed.tensor.DTensor"
 PATTERNS = ("match", "search", "glob")
 
 
@@ -60,20 +61,31 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
     >>> plan["0.weight"].std
     0.707...
     """
-    spec = load(spec)
+    return compiled(model, load(spec), example=example)
+
+
+@uncollected()
+def compiled(
+    model: nn.Module, spec: InitSpec, *, example: Any = None, walked: Walk | None = None, chosen: Container[str] | None = None
+) -> Plan:
+    """The plan of a spec that is loaded.
+
+    Args:
+        walked: a walk over the model that was made already.
+        chosen: the parameters to plan for, by any of their names; left out, all.
+    """
     _refuse_unready(spec)
-    with uncollected():
-        return _compile(model, spec, example)
-
-
-def _compile(model: nn.Module, spec: InitSpec, example: Any) -> Plan:
-    sites = _survey(model, spec)
+    sites = _survey(model, spec, walked)
     try:
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
         raise CompileError(_with_rules(spec, error)) from None
     work = _Compilation(spec, sites, matched, model, example)
-    entries = [work.entry(i, site) for i, site in enumerate(sites)]
+    entries = [
+        work.entry(i, site)
+        for i, site in enumerate(sites)
+        if chosen is None or any(place.name in chosen for place in site.places)
+    ]
     for r, verdict in enumerate(matched.verdicts):
         if verdict.matched or not verdict.rule.optional:  # a scheme's rule for layers that are not there is no concern
             work.choice(r)
@@ -83,14 +95,15 @@ def _compile(model: nn.Module, spec: InitSpec, example: Any) -> Plan:
     return Plan(
         tuple(entry for entry in entries if entry is not None),
         spec.seed or 0,
-        tuple(diagnosis.warnings(spec, matched, sites, work.choices, work.served)),
+        tuple(diagnosis.warnings(spec, matched, sites, work.choices, work.served)) if chosen is None else (),
         spec.compat,
+        spec.rng_device or "auto",
     )
 
 
-def _survey(model: nn.Module, spec: InitSpec) -> list[Site]:
+def _survey(model: nn.Module, spec: InitSpec, walked: Walk | None = None) -> list[Site]:
     try:
-        return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
+        return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch", walked=walked)
     except CompileError as error:
         # The survey knows no addresses: what it says of the spec receives them here.
         problems = [
@@ -122,7 +135,7 @@ def compile_one(
 
 def _refuse_unready(spec: InitSpec) -> None:
     """What the design has and this version has not: said, not ignored."""
-    asked = {"targets": spec.targets, "rng_device": spec.rng_device == "auto"}
+    asked = {"targets": spec.targets}
     problems = [
         Problem("this version of initconf does not know how to do that yet", spec.path(key), source=spec.source(key))
         for key, value in asked.items()
@@ -180,7 +193,7 @@ class _Compilation:
         auto = choice.arguments.get("nonlinearity") in AUTO
         # The shipped initializers see no difference between sites of one kind; a user's may look at whatever a site has.
         alike = None
-        if choice.initializer.shipped and site.alike and not auto:
+        if choice.initializer.shipped and site.alike and not auto and site.effective is None:
             alike = (winner, site.alike, site.block, (site.layer, site.n_layers) if choice.expressions else None)
             if (like := self.made.get(alike)) is not None:
                 return twin(like, name=site.name, aliases=site.aliases, layer=site.layer)
@@ -196,6 +209,8 @@ class _Compilation:
                 choice = replace(choice, arguments={**choice.arguments, "nonlinearity": feed.nonlinearity})
             settings = self._evaluate(choice, site)
             law = choice.initializer.law(site, settings)
+            if isinstance(law, Constant) and site.effective is not None and site.block is None:
+                self._try(site, law)
         except _Refused:
             return None
         except InitConfError as error:
@@ -231,6 +246,15 @@ class _Compilation:
                 remedy = "give an example input that the model takes, or name the activation"
             raise InitConfError(Problem(text, remedy=remedy))
         return feed
+
+    def _try(self, site: Site, law: Constant) -> None:
+        """Raise InitConfError where a parametrisation does not take a constant: zeros, if it divides by a norm."""
+        import torch
+
+        where = parameters(self.model)[site.name]
+        if not where.parameter.is_meta:
+            chain = copy.deepcopy(parametrised(where.module)[where.place.attribute])
+            assign(chain, torch.full_like(where.parameter, law.value), 0)
 
     def _evaluate(self, choice: Choice, site: Site) -> dict[str, Any]:
         """The arguments for a site: expressions evaluated, types and ranges checked."""

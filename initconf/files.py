@@ -30,8 +30,8 @@ def contents(path: str) -> Mapping[str, Stored]:
     """The tensors of a file by name; that of a `.npy` file has the empty name.
 
     Args:
-        path: `.npy`, `.safetensors`, `.safetensors.index.json`, or a file that `torch.save` wrote, holding a mapping of tensors
-            (or a mapping with one such under `state_dict` or `model`).
+        path: `.npy`, `.safetensors`, a file that `torch.save` wrote, holding a mapping of tensors (or a mapping with one such
+            under `state_dict` or `model`), or the `.index.json` of several safetensors or torch files.
 
     Raises InitConfError for a file that is missing, of another kind, damaged, or that holds pickled code.
     """
@@ -96,14 +96,14 @@ def _safetensors(path: str) -> Mapping[str, Stored]:
 def _index(path: str) -> Mapping[str, Stored]:
     try:
         where = json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
-        if not all(name.endswith(".safetensors") for name in where.values()):
+        if not all(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in where.values()):
             raise ValueError
         folder = Path(path).parent
         # A file name, not a path: an index from elsewhere must not reach out of its folder.
         shards = {name: contents(str(folder / Path(name).name)) for name in set(where.values())}
         return {key: shards[name][key] for key, name in where.items()}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise InitConfError(f"{path} is not an index of safetensors files") from None
+        raise InitConfError(f"{path} is not an index of safetensors or torch files") from None
 
 
 def _torch(path: str) -> Mapping[str, Stored]:

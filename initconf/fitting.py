@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Collection, Mapping
+from collections.abc import Container, Mapping
 
 import torch
 from torch import Tensor
@@ -15,15 +15,16 @@ from initconf.owners import Found, tensor_class
 from initconf.plan import Entry, Plan
 
 AGAIN = "compile the plan for this model"
+RESHARD = "call reshard() on the module that was given to fully_shard"
 
 
-def check(plan: Plan, found: Mapping[str, Found], device: object, others: Collection[str] = ()) -> None:
+def check(plan: Plan, found: Mapping[str, Found], device: object, gathered: Container[int] = ()) -> None:
     """Raise ApplyError, with every problem, unless each entry can be written.
 
     Args:
         found: the model's parameters by name.
         device: where parameters that are on meta will be put, None if they stay.
-        others: parameters that the plan leaves out on purpose.
+        gathered: parameters (by id) that FSDP holds for a while.
     """
     ties: dict[int, list[str]] = {}
     for name, where in found.items():
@@ -39,9 +40,11 @@ def check(plan: Plan, found: Mapping[str, Found], device: object, others: Collec
         where = found[entry.name]
         if (entry.aliases or len(ties[where.identity]) > 1) and (wrong := _wrong_ties(entry, ties[where.identity], planned)):
             problems.append(wrong)
+        elif id(where.parameter) in gathered:
+            problems.append(Problem("FSDP has gathered it, and drops what is written now", entry.name, remedy=RESHARD))
         elif said := _wrong(entry, where, device):
             problems.append(Problem(said[0], entry.name, remedy=said[1]))
-    unknown = [name for name in found if name not in planned and name not in others]
+    unknown = [name for name in found if name not in planned]
     if unknown:
         problems.append(Problem(_said("the plan does not know it", unknown), listed(unknown), remedy=AGAIN))
     if problems:
@@ -67,6 +70,12 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     if parameter.shape != entry.shape:
         return f"its shape is {tuple(parameter.shape)}, and the plan is for {entry.shape}", AGAIN
     kept = all(isinstance(leaf.law, Keep) for leaf in entry.leaves())
+    local = parameter
+    if tensor_class(parameter) is not None:
+        try:
+            local = shards.here(parameter).tensor
+        except InitConfError as error:
+            return None if kept else (str(error), None)
     if parameter.is_meta:
         if device is None:
             return "it is on meta and has no memory", "say where it shall be: device='cpu'"
@@ -74,16 +83,21 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
             return "it is parametrised, and on meta", "materialise the model with to_empty(device=...) first"
         if any(isinstance(leaf.law, Keep) for leaf in entry.leaves()):
             return "it is on meta and has no values to keep", AGAIN
-    elif tensor_class(parameter) is not None:
-        try:
-            shards.here(parameter)
-        except InitConfError as error:
-            return None if kept else (str(error), None)
-    elif not parameter.is_contiguous() and any(
-        s == 0 and n > 1 for s, n in zip(parameter.stride(), parameter.shape, strict=True)
-    ):
+    elif not kept and _shares(local):
         return "several of its elements share memory (it is expanded)", "clone() it first"
     return None
+
+
+def _shares(tensor: Tensor) -> bool:
+    """Whether a place in memory is more than one element."""
+    if tensor.is_contiguous():
+        return False
+    end = 0
+    for step, n in sorted((s, n) for s, n in zip(tensor.stride(), tensor.shape, strict=True) if n > 1):
+        if step <= end:
+            return True
+        end += step * (n - 1)
+    return False
 
 
 def _overlaps(found: Mapping[str, Found]) -> list[Problem]:

@@ -15,7 +15,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
-from initconf.sites import Layout
+from initconf.sites import Layout, own_class
 from initconf.spec import ROLES, Role
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def find(module: nn.Module, name: str, parameter: Tensor, known: dict[type, list
 
     `known` remembers who describes a class, for those who ask for many modules.
     """
-    kind, known = type(module), {} if known is None else known
+    kind, known = own_class(module), {} if known is None else known
     if kind not in known:
         keys = [key for cls in kind.__mro__ for key in (cls, f"{cls.__module__}.{cls.__qualname__}", cls.__name__)]
         dotted = f"{kind.__module__}.{kind.__qualname__}"
@@ -158,6 +158,13 @@ def declared(said: DeclaredLayout, where: str, parameter: Tensor) -> Layout:
         return _fitted(layout, shape)
     except InitConfError as error:
         raise CompileError(replace(p, path=f"{where}.{p.path}") for p in error.problems) from None
+
+
+def least_axes(said: DeclaredLayout) -> int:
+    """How many axes a parameter has at least of which a layout names these; 2 where it names fewer."""
+    axes = [axis for named in said.axes.values() for axis in named]
+    reach = [axis + 1 if axis >= 0 else -axis for axis in (*axes, said.blocks.get("axis") or 0)]
+    return max(2, len(axes), *reach)
 
 
 def names() -> list[str]:
@@ -373,7 +380,7 @@ def vectors(ndim: int) -> Layout:
 
 def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
     """The guess for a module that nobody declared: by the class's and the attribute's name, and the number of axes."""
-    kind, guess = type(module).__name__, ("role",)
+    kind, guess = own_class(module).__name__, ("role",)
     if "norm" in kind.lower() and parameter.ndim <= 1:
         return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
     if (found := by_name(name, tuple(parameter.shape))) is not None:

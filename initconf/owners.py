@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-from initconf.errors import InitConfError, Problem
+from initconf.errors import CompileError, InitConfError, Problem
 from initconf.parametrized import effective, identity, parametrised, round_trip
-from initconf.sites import Place
+from initconf.sites import Place, own_class
 
 # Recognised by class, never by the text of a prefix: a user's own attribute may be called `module`.
 WRAPPERS = {
@@ -23,6 +24,7 @@ FLAT = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParal
 NORMALISED = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
 """Hooks of the older kind, which hide the weight behind parameters of other shapes."""
 CONTAINERS = ("torch.nn.modules.container.ModuleList", "torch.nn.modules.container.Sequential")
+SHARDED = "torch.distributed.tensor.DTensor"
 PRETRAINED = "transformers.modeling_utils.PreTrainedModel"
 """The class whose `_init_weights` gives the modules below it their values."""
 
@@ -71,8 +73,12 @@ class Walk:
     problems: list[Problem] = field(default_factory=list)
     _classes: dict[type, _Class] = field(default_factory=dict)
 
+    def by_name(self) -> dict[str, Found]:
+        """Where each canonical name (aliases too) is found."""
+        return {found.place.name: found for found in self.found}
+
     def known(self, module: nn.Module) -> _Class:
-        kind = type(module)
+        kind = own_class(module)
         if kind not in self._classes:
             dotted = tuple(f"{c.__module__}.{c.__qualname__}" for c in kind.__mro__[:-1])
             self._classes[kind] = _Class(
@@ -86,7 +92,14 @@ class Walk:
 
 
 def walk(model: nn.Module) -> Walk:
-    """Every parameter of a model under each of its names, in the order of its modules."""
+    """Every parameter of a model under each of its names, in the order of its modules.
+
+    Raises CompileError for what is no module.
+    """
+    given: object = model
+    if not isinstance(given, nn.Module):
+        text = "this is a class" if isinstance(given, type) else f"a {type(given).__name__} is not a torch.nn.Module"
+        raise CompileError(Problem(text, "the model", remedy="give the module itself, as in initialize(model, cfg.init)"))
     done = Walk()
     _walk(model, "", (), None, None, None, done, ())
     return done
@@ -94,7 +107,7 @@ def walk(model: nn.Module) -> Walk:
 
 def parameters(model: nn.Module) -> dict[str, Found]:
     """Where each canonical name (aliases too) is found in the model."""
-    return {found.place.name: found for found in walk(model).found}
+    return walk(model).by_name()
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
@@ -133,6 +146,8 @@ def _walk(
         pretrained = module
     start = f"{prefix}." if prefix else ""
     chains = parametrised(module)
+    # The dynamic class that torch puts in front (`ParametrizedLinear`) is nobody's; its first base is the owner.
+    dotted = known.dotted[1:] if chains else known.dotted
     for attribute, chain in chains.items():
         name = f"{start}{attribute}"
         try:
@@ -141,8 +156,7 @@ def _walk(
         except InitConfError as error:
             walk.problems.append(replace(error.problems[0], path=name))
             continue
-        # The dynamic class that torch puts in front (`ParametrizedLinear`) is nobody's; its first base is the owner.
-        place = Place(name, attribute, known.dotted[1:], inside)
+        place = Place(name, attribute, dotted, inside)
         walk.found.append(Found(place, module, weight, container, child, pretrained, how, id(identity(chain))))
     for attribute, parameter in module._parameters.items():
         if parameter is None:
@@ -151,12 +165,12 @@ def _walk(
             remedy = "run the model once on an example input, so that its lazy modules know their sizes"
             walk.problems.append(Problem("the parameter is lazy and has no shape yet", f"{start}{attribute}", remedy=remedy))
             continue
-        place = Place(f"{start}{attribute}", attribute, known.dotted, inside)
+        place = Place(f"{start}{attribute}", attribute, dotted, inside)
         walk.found.append(Found(place, module, parameter, container, child, pretrained))
     if not module._modules:
         return None
     counts = container is None and known.container
-    below, seen = (*inside, known.dotted), (*stack, id(module))
+    below, seen = (*inside, dotted), (*stack, id(module))
     for name, sub in module._modules.items():
         if sub is None or id(sub) in stack or (chains and name == "parametrizations"):
             continue
@@ -167,5 +181,7 @@ def _walk(
 
 def tensor_class(parameter: Tensor) -> str | None:
     """The class of a tensor that is none of torch's plain ones, such as a quantised one; None for those that can be written."""
+    if parameter.layout is not torch.strided:
+        return str(parameter.layout)
     kind: Any = Tensor if type(parameter) is nn.Parameter else type(parameter.data)  # nearly all are the former
     return None if kind is Tensor else f"{kind.__module__}.{kind.__qualname__}"

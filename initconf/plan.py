@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import os
+import shutil
+import threading
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from initconf.errors import InitConfError, did_you_mean
+from initconf.errors import InitConfError, Problem, did_you_mean
 from initconf.laws import Blocks, Law
 from initconf.laws.base import from_json, to_json
 
@@ -136,6 +140,8 @@ class Plan:
     """What the user should know; not part of the dictionary."""
     compat: str | None = None
     """`torch` where fans are torch's, and a generator may be given to `apply`."""
+    rng_device: str = "auto"
+    """`auto`: what lives on a GPU is computed there, to 1e-6; `cpu`: all values are made on the CPU, bit for bit."""
 
     def __post_init__(self) -> None:
         index = {name: entry for entry in self.entries for name in (entry.name, *entry.aliases)}
@@ -175,6 +181,7 @@ class Plan:
             "rng": STREAM,
             "seed": self.seed,
             "compat": self.compat,
+            "rng_device": self.rng_device,
             "parameters": [entry.to_dict() for entry in self.entries],
         }
 
@@ -188,16 +195,20 @@ class Plan:
                 f"the plan was made for stream {data.get('rng')}, and this version of initconf has stream {STREAM}"
             )
         try:
-            return Plan(tuple(Entry.from_dict(entry) for entry in data["parameters"]), data["seed"], (), data["compat"])
+            entries = tuple(Entry.from_dict(entry) for entry in data["parameters"])
+            return Plan(entries, data["seed"], (), data["compat"], data["rng_device"])
         except (KeyError, TypeError) as error:
             raise InitConfError(f"not a whole plan: {error}") from None
 
     def save(self, path: str | Path) -> None:
-        """Write the plan as JSON, a line for each parameter so that it can be compared."""
+        """Write the plan as JSON, a line for each parameter so that it can be compared.
+
+        Raises InitConfError where that fails; a file that was there is then as it was.
+        """
         data = self.to_dict()
         rows = ",\n  ".join(json.dumps(row) for row in data.pop("parameters"))
         head = json.dumps(data)[:-1]
-        Path(path).write_text(f'{head}, "parameters": [\n  {rows}\n]}}\n', encoding="utf-8")
+        _write(Path(path), f'{head}, "parameters": [\n  {rows}\n]}}\n')
 
     @staticmethod
     def load(path: str | Path) -> Plan:
@@ -214,8 +225,8 @@ class Plan:
     def diff(self, other: Plan) -> list[Difference]:
         """In what the other plan differs from this one."""
         found = [] if self.seed == other.seed else [Difference("seed", "seed", self.seed, other.seed)]
-        if self.compat != other.compat:
-            found.append(Difference("compat", "compat", self.compat, other.compat))
+        both = [(what, getattr(self, what), getattr(other, what)) for what in ("compat", "rng_device")]
+        found += [Difference(what, what, x, y) for what, x, y in both if x != y]
         mine = {entry.label: entry for entry in self.leaves()}
         theirs = {entry.label: entry for entry in other.leaves()}
         for name in dict.fromkeys([*mine, *theirs]):
@@ -251,6 +262,25 @@ class Plan:
         guessed = sum(bool(entry.assumed) for entry in self.entries)
         said = f"{len(self.entries)} parameters, {values:,} values, seed {self.seed}, plan {self.fingerprint()}"
         return said + (f", {guessed} assumed (~)" if guessed else "")
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file whole or not at all: first beside it, then in its place. What is no file, such as a pipe, is written to."""
+    target = Path(os.path.realpath(path))  # a link stays one
+    whole = target.is_file() or not target.exists()
+    beside = target.with_name(f".{target.name}.{os.getpid()}-{threading.get_ident()}") if whole else target
+    try:
+        beside.write_text(text, encoding="utf-8")
+        if whole:
+            if target.exists():
+                shutil.copymode(target, beside)
+            beside.replace(target)
+    except OSError as error:
+        raise InitConfError(Problem(f"cannot be written: {error.strerror}", str(path))) from None
+    finally:
+        if whole:
+            with suppress(OSError):
+                beside.unlink()
 
 
 COLUMNS = {

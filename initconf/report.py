@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Container, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -58,14 +58,16 @@ class Report:
         """A row for each entry that was written, in the order of the plan; of a sharded parameter the values that lie here."""
         return [_row(entry, found) for entry, found in zip(self.plan.leaves(), self._moments(), strict=True)]
 
-    def _moments(self) -> list[Moments]:
-        """What the values in the model are now."""
+    def _moments(self, known: Container[str] = ()) -> list[Moments]:
+        """What the values in the model are now; those that are known already are not looked at."""
         found = parameters(self.model)
         leaves = list(self.plan.leaves())
         gathered = [Moments(entry.mean or 0.0) for entry in leaves]
 
         def tasks() -> Iterator[Task]:
             for i, entry in enumerate(leaves):
+                if entry.label in known:
+                    continue
                 for part in values(entry, found[entry.name].parameter):
                     for _, piece in pieces(part, sampling.CHUNK):
                         yield Task(partial(_gather, entry.mean or 0.0, piece), piece.numel(), (i,))
@@ -89,13 +91,29 @@ class Report:
         Returns the report itself. Raises ApplyError with every parameter that is not as planned.
         """
         found = parameters(self.model)
+        missing = [entry.label for entry in self.plan.leaves() if entry.name not in found]
+        if missing:
+            raise ApplyError([Problem("the model has no such parameter", label) for label in missing])
+        return self._hold(self._moments())
+
+    def hold(self, moments: Mapping[str, Moments]) -> Report:
+        """The same for moments that were gathered, by the entries' labels, while the values were written.
+
+        Entries without moments, such as constants, are looked at.
+        """
+        leaves = list(self.plan.leaves())
+        looked = self._moments(moments)
+        return self._hold([moments.get(entry.label, there) for entry, there in zip(leaves, looked, strict=True)])
+
+    def _hold(self, moments: list[Moments]) -> Report:
+        found = parameters(self.model)
         entries = list(self.plan.leaves())
-        missing = [entry for entry in entries if entry.name not in found]
-        problems = [Problem("the model has no such parameter", entry.label) for entry in missing]
-        if not problems:
-            chance = FAMILY / (4 * max(1, len(entries)))
-            for entry, moments in zip(entries, self._moments(), strict=True):
-                problems += [Problem(text, entry.label) for text in _check(entry, found[entry.name].parameter, moments, chance)]
+        chance = FAMILY / (4 * max(1, len(entries)))
+        problems = [
+            Problem(text, entry.label)
+            for entry, gathered in zip(entries, moments, strict=True)
+            for text in _check(entry, found[entry.name].parameter, gathered, chance)
+        ]
         if problems:
             raise ApplyError(problems)
         return self

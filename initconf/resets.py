@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -10,7 +11,9 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from initconf.laws import ModuleDefault
-from initconf.owners import Found
+from initconf.owners import SHARDED, Found, tensor_class
+from initconf.parametrized import effective, parametrised
+from initconf.sites import own_class
 
 OWN = ("reset_parameters", "_reset_parameters")
 PRETRAINED = "_init_weights"
@@ -53,11 +56,27 @@ def _memory(tensor: Tensor) -> int:
     return int(tensor.untyped_storage()._cdata)
 
 
+def _twin(module: nn.Module, parameters: Mapping[int, object]) -> nn.Module:
+    """A copy with other parameters (by the ids of the old ones): without hooks, which may hold anything, and without FSDP."""
+    known, parts = dict(parameters), list(module.modules())
+    for part in parts:
+        left_out = [v for k, v in vars(part).items() if "_hooks" in k or k.startswith("__composable_api")]
+        known |= {id(value): type(value)() for value in left_out if isinstance(value, dict)}
+    sharded = [part for part in parts if own_class(part) is not type(part)]
+    known |= {id(part): object.__new__(own_class(part)) for part in sharded}
+    for part in sharded:
+        vars(known[id(part)]).update(copy.deepcopy(vars(part), known))
+    return copy.deepcopy(module, known)
+
+
 def _is_set(where: Found) -> bool:
     """Whether `_init_weights` sets a parameter; tried on a copy on meta, which has no values and takes no memory."""
     try:
-        blank = {id(p): nn.Parameter(p.to("meta"), p.requires_grad) for p in where.module.parameters()}
-        twin = copy.deepcopy(where.module, dict(blank))
+        blank = {
+            id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), p.requires_grad)
+            for p in where.module.parameters()
+        }
+        twin = _twin(where.module, blank)
         before = _memory(blank[id(where.parameter)])
         with torch.random.fork_rng(devices=[]), torch.no_grad(), _Written() as written:
             where.pretrained._init_weights(twin)  # type: ignore[union-attr,operator]
@@ -77,11 +96,18 @@ def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator
     """
     keyed = isinstance(random, int)
     blank: dict[int, object] = {
-        id(p): nn.Parameter(torch.full_like(p, torch.nan, device="cpu", dtype=wide(p) if keyed else p.dtype))
+        id(p): nn.Parameter(_nothing(p, wide(p) if keyed else p.dtype))
         for p in where.module.parameters()
         if p.is_floating_point() or p.is_complex()
     }
-    twin = copy.deepcopy(where.module, blank)
+    twin = _twin(where.module, blank)
+    if chains := parametrised(where.module):  # the reset would set what they compute, and not what they compute it from
+        del twin._modules["parametrizations"]
+        twin.__class__ = type(twin).__bases__[0]
+        for name, chain in chains.items():
+            weight = effective(chain)
+            dtype = wide(weight) if keyed else weight.dtype
+            twin.register_parameter(name, nn.Parameter(torch.full_like(weight, torch.nan, device="cpu", dtype=dtype)))
     does = where.pretrained if law.reset == PRETRAINED else twin
     with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(does is twin):
         if isinstance(random, int):
@@ -95,6 +121,13 @@ def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator
     if bool(torch.isnan(values).any()):
         raise RuntimeError(f"{type(does).__name__}.{law.reset} does not set {where.place.attribute}")
     return values
+
+
+def _nothing(parameter: Tensor, dtype: torch.dtype) -> Tensor:
+    """A tensor in memory like a parameter, of a sharded one like the whole."""
+    if tensor_class(parameter) == SHARDED:
+        return torch.full(parameter.shape, torch.nan, dtype=dtype)
+    return torch.full_like(parameter, torch.nan, device="cpu", dtype=dtype)
 
 
 def wide(parameter: Tensor) -> torch.dtype:

@@ -1,16 +1,7 @@
-"""From laws to values. A value depends on the seed, the parameter's name, the block and its index, and on nothing else.
-
-The stream (version 1): element i of a parameter, or of a block of it, in logical (row-major) order, is `law.quantile(v_i)` with
-`v_i = 2 u_i - 1 + 2^-24`. There `u_i = (h_i >> 8) * 2^-24`, and h_i is the i-th 32-bit half, low half first, of the 64-bit
-outputs of NumPy's PCG64DXSM, whose state and increment are the two halves of a SHA-256 (see `key`). NumPy guarantees those
-outputs for all versions and platforms. float64 has a stream of its own: `u_i = (r_i >> 11) * 2^-53` of the i-th output, and
-`v_i = 2 u_i - 1 + 2^-53`. A complex value takes two consecutive uniforms. A construction (an orthogonal matrix, say) draws what
-it needs from the same stream, in order.
-"""
+"""From laws to values: `stream` gives the uniforms, the law's quantile function makes values of them."""
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -20,55 +11,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from initconf import on_gpu
 from initconf.laws import Construction, Law
-from initconf.plan import STREAM
+from initconf.stream import generator, key, stand, symmetric, uniforms, working_dtype
 
+__all__ = ["CHUNK", "Draws", "Source", "chunks", "construct", "generator", "key", "uniforms", "values", "working_dtype"]
+
+CPU = torch.device("cpu")
 CHUNK = 1 << 18
 """Elements made at once: they stay in the cache from the uniform to the copy."""
-
-
-def key(seed: int, name: str, block: str | None = None) -> bytes:
-    """The 32 bytes that a parameter's stream starts from.
-
-    >>> key(0, "fc.weight").hex()[:16]
-    '...'
-    """
-    return hashlib.sha256(f"initconf {STREAM}\0{seed}\0{name}\0{block or ''}".encode()).digest()
-
-
-def working_dtype(dtype: torch.dtype) -> torch.dtype:
-    """The dtype in which values of a parameter are made, before they are cast."""
-    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
-
-
-def stand(bits: np.random.PCG64DXSM, key: bytes, step: int = 0) -> None:
-    """Put a generator before the given 64-bit output of a stream."""
-    # The increment of a PCG must be odd; NumPy takes an even one without a word.
-    state: Any = {"state": int.from_bytes(key[:16], "little"), "inc": int.from_bytes(key[16:], "little") | 1}
-    bits.state = {"bit_generator": "PCG64DXSM", "state": state, "has_uint32": 0, "uinteger": 0}
-    if step:
-        bits.advance(step)
-
-
-def generator(key: bytes) -> np.random.PCG64DXSM:
-    """NumPy's bit generator with its state set from a key."""
-    bits = np.random.PCG64DXSM(0)
-    stand(bits, key)
-    return bits
-
-
-def uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
-    """Fill a contiguous float32 or float64 tensor with the next symmetric uniforms of a stream."""
-    array = out.numpy()
-    dtype: Any = array.dtype
-    # The fast way to (h >> 8) * 2^-24 and (r >> 11) * 2^-53; a test holds it to that.
-    np.random.Generator(bits).random(dtype=dtype, out=array)
-    return symmetric(out)
-
-
-def symmetric(u: Tensor) -> Tensor:
-    """2u - 1 + 2^-24 (2^-53 in float64) in two steps, each of them exact; in place."""
-    return u.sub_(0.5 - 2.0 ** (-54 if u.dtype == torch.float64 else -25)).mul_(2)
 
 
 class Source:
@@ -79,15 +30,17 @@ class Source:
         self._fill = np.random.Generator(self.bits).random
         self._memory: dict[Any, Tensor] = {}
 
-    def memory(self, count: int, dtype: torch.dtype, purpose: str = "") -> Tensor:
+    def memory(self, count: int, dtype: torch.dtype, purpose: str = "", device: torch.device = CPU) -> Tensor:
         """Memory to work in, which is used again."""
-        there = self._memory.get((dtype, purpose))
+        there = self._memory.get((dtype, purpose, device))
         if there is None or there.numel() < count:
-            there = self._memory[dtype, purpose] = torch.empty(count, dtype=dtype)
+            there = self._memory[dtype, purpose, device] = torch.empty(count, dtype=dtype, device=device)
         return there[:count]
 
     def at(self, key: bytes, first: int, out: Tensor) -> Tensor:
         """Fill a contiguous tensor with the symmetric uniforms of a stream, from number `first` on."""
+        if on_gpu.serves(out.device):
+            return on_gpu.uniforms([key], [out.numel()], out, first)
         double = out.dtype == torch.float64
         stand(self.bits, key, first if double else first // 2)
         if double or first % 2 == 0:
@@ -95,12 +48,34 @@ class Source:
         # Two uniforms to a step, and of the first one only the second half is wanted.
         return out.copy_(uniforms(self.bits, self.memory(out.numel() + 1, out.dtype, "odd"))[1:])
 
+    def runs(self, key: bytes, runs: Sequence[tuple[int, int]], out: Tensor) -> Tensor:
+        """Fill a contiguous tensor with ascending runs (first, count) of the symmetric uniforms of a stream."""
+        end, at, each = 0, 0, 1 if out.dtype == torch.float64 else 2
+        if out.is_cuda:
+            for first, count in runs:
+                self.at(key, first, out[end : end + count])
+                end += count
+            return out
+        array = out.numpy()
+        dtype: Any = array.dtype
+        spare = np.empty(1, dtype)
+        stand(self.bits, key)
+        for first, count in runs:
+            self.bits.advance(first // each - at)  # which forgets the half of a step that was left over
+            if first % each:
+                self._fill(dtype=dtype, out=spare)
+            self._fill(dtype=dtype, out=array[end : end + count])
+            end, at = end + count, -(-(first + count) // each)
+        return symmetric(out)
+
     def several(self, keys: Sequence[bytes], counts: Sequence[int], out: Tensor) -> Tensor:
         """Fill a contiguous tensor with the first symmetric uniforms of several streams, one after the other."""
+        if on_gpu.serves(out.device):
+            return on_gpu.uniforms(keys, counts, out)
         array, end = out.numpy(), 0
         dtype: Any = array.dtype
-        for key, count in zip(keys, counts, strict=True):
-            stand(self.bits, key)
+        for start, count in zip(keys, counts, strict=True):
+            stand(self.bits, start)
             self._fill(dtype=dtype, out=array[end : end + count])
             end += count
         return symmetric(out)
@@ -125,9 +100,11 @@ def construct(law: Construction, key: bytes, dtype: torch.dtype) -> Tensor:
     return law.build(Draws(generator(key), working_dtype(dtype)), dtype)
 
 
-def values(law: Law, key: bytes, first: int, count: int, dtype: torch.dtype, source: Source) -> Tensor:
+def values(
+    law: Law, key: bytes, first: int, count: int, dtype: torch.dtype, source: Source, device: torch.device = CPU
+) -> Tensor:
     """Elements `first` to `first + count` of an elementwise law, in memory that the source uses again."""
-    v = source.memory(count * law.per_value, working_dtype(dtype))
+    v = source.memory(count * law.per_value, working_dtype(dtype), device=device)
     return law.quantile(source.at(key, first * law.per_value, v))
 
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from initconf.errors import InitConfError, Problem
 from initconf.spec import Role
+
+if TYPE_CHECKING:
+    from torch import nn
 
 HAS_NO_FANS = ("bias", "norm_scale", "norm_shift", "gate_scale", "state", "other", "position")
 """Roles that nothing is summed over."""
@@ -206,6 +209,14 @@ class Site:
             "ndim": self.ndim,
             "shape": self.shape,
         }
+
+
+def own_class(module: nn.Module) -> type:
+    """A module's class as it was before FSDP put one of its own in front."""
+    kind = type(module)
+    while kind.__bases__[0].__name__ in ("FSDPModule", "ReplicateModule") and kind.__bases__[0].__module__.startswith("torch."):
+        kind = kind.__bases__[1]
+    return kind
 
 
 def is_a(classes: tuple[str, ...], wanted: tuple[str, ...]) -> bool:

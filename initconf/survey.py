@@ -5,11 +5,11 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import layouts, patterns, third_party  # noqa: F401 - third_party registers
-from initconf.errors import CompileError, InitConfError, Problem
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed
 from initconf.layouts import Describe
 from initconf.owners import Found, Walk, tensor_class, walk
 from initconf.resets import reset_method
@@ -40,6 +40,7 @@ def survey(
     *,
     declared: Mapping[str, DeclaredLayout | None] | None = None,
     torch_fans: bool = False,
+    walked: Walk | None = None,
 ) -> list[Site]:
     """The sites of a model, in the order of its modules; a tensor under several names is one site.
 
@@ -48,15 +49,13 @@ def survey(
         layers: a regex for whole names with one group, the layer's number; left out, the outermost containers are counted.
         declared: the layouts of a spec, by name; they are stronger than the registered ones, and the last match wins.
         torch_fans: whether to read every tensor as torch.nn.init does: inputs on axis 1, no blocks, no padding rows.
+        walked: a walk over the model that was made already.
 
     Raises:
         CompileError: for parameters that cannot be initialised: uninitialised lazy ones, flat shards, quantised ones,
             parametrisations that cannot be assigned to.
     """
-    if not hasattr(model, "_modules") or isinstance(model, type):
-        text = f"a {type(model).__name__} is not a torch.nn.Module" if not isinstance(model, type) else "this is a class"
-        raise CompileError(Problem(text, "the model", remedy="give the module itself, as in initialize(model, cfg.init)"))
-    walked = walk(model)
+    walked = walked or walk(model)
     reader = _Reader(_declare(declared or {}, walked), torch_fans)
     groups: dict[int, list[Found]] = {}
     for found in walked.found:
@@ -83,6 +82,7 @@ def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[
     """The layout that the spec declares for each name; a declaration that fits none is a problem."""
     said: dict[str, Layout] = {}
     names = [found.place.name for found in walk.found]
+    owned = {(id(found.module), found.place.attribute) for found in walk.found}
     for name, layout in declared.items():
         if layout is None:
             continue
@@ -94,12 +94,24 @@ def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[
         if layout.module is not None:
             held = {n for n in held if is_a(walk.found[n].place.owner, layout.module)}
             if layout.match is layout.search is layout.glob is None and layout.role is None:
-                held = {n for n in held if walk.found[n].parameter.ndim >= 2}  # its weights, and not their biases
+                least = layouts.least_axes(layout)  # its weights, and not their biases
+                held = {n for n in held if walk.found[n].parameter.ndim >= least}
         if not held:
             remedy = f"names are such as {', '.join(names[:2])}" if names else None
             walk.problems.append(Problem("it matches nothing", f"layouts.{name}", remedy=remedy))
-        for n in held:
-            said[names[n]] = layouts.declared(layout, f"layouts.{name}", walk.found[n].parameter)
+        wrong: dict[Problem, list[str]] = {}
+        for n in sorted(held):
+            try:
+                said[names[n]] = layouts.declared(layout, f"layouts.{name}", walk.found[n].parameter)
+            except InitConfError as error:
+                for problem in error.problems:
+                    wrong.setdefault(problem, []).append(names[n])
+            if layout.fans_of is not None and (id(walk.found[n].module), layout.fans_of) not in owned:
+                here = [attribute for owner, attribute in owned if owner == id(walk.found[n].module)]
+                text = f"its owner has no parameter {layout.fans_of!r}"
+                remedy = did_you_mean(layout.fans_of, here)
+                wrong.setdefault(Problem(text, f"layouts.{name}.fans_of", remedy=remedy), []).append(names[n])
+        walk.problems += [replace(p, text=f"{listed(labels)}: {p.text}") for p, labels in wrong.items()]
     return said
 
 

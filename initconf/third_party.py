@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from initconf.layouts import BIAS, EMBEDDING, by_name, family, layout, vectors
-from initconf.sites import Layout
+from initconf.sites import Layout, own_class
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -32,7 +32,7 @@ ONE_PLUS = """
 
 def norm(module: Any, name: str, parameter: Tensor) -> Layout | None:
     """The parameters of a normalisation, by the class's name."""
-    if "norm" not in type(module).__name__.lower() or sum(n != 1 for n in parameter.shape) > 1:
+    if "norm" not in own_class(module).__name__.lower() or sum(n != 1 for n in parameter.shape) > 1:
         return None
     if name in ("bias", "beta"):
         return Layout(role="norm_shift")
@@ -81,7 +81,7 @@ layout("transformers.models.fsmt.modeling_fsmt.SinusoidalPositionalEmbedding")(_
 @family(r"transformers\.models\..*(Experts|ExpertGLU)")
 def _experts(module: Any, name: str, parameter: Tensor) -> Layout | None:
     """Weights of all experts in one tensor: (experts, out, in), or (experts, in, out) in the classes that are named here."""
-    kind = type(module).__name__
+    kind = own_class(module).__name__
     if kind == "DbrxExpertGLU":  # (experts * hidden, model): w1 and v1 read the second axis, w2 writes it
         names = tuple(str(i) for i in range(module.moe_num_experts))
         return replace(IN_OUT if name == "w2" else Layout(), block_names=names) if name in ("w1", "v1", "w2") else None
@@ -164,7 +164,7 @@ _BIASES = re.compile(r"(\w+_)?bias")
 
 @family(r"transformers\.models\..*")
 def _transformers(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    kind = type(module).__name__
+    kind = own_class(module).__name__
     for wanted, found in _BY_ATTRIBUTE.get(name, ()):
         if kind.endswith(wanted[1:]) if wanted.startswith("*") else kind == wanted:
             return found if found is not None else vectors(parameter.ndim)

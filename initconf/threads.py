@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -37,13 +38,17 @@ class Failed(Exception):
 
 def count(asked: int | None) -> int:
     """How many threads to use: the argument, else the environment's INITCONF_THREADS, else as many as torch has."""
-    said: Any = asked if asked is not None else os.environ.get(VARIABLE) or torch.get_num_threads()
-    where = "threads" if asked is not None else VARIABLE
+    said: Any = asked
+    where = "threads"
+    if asked is None:
+        said, where = os.environ.get(VARIABLE), VARIABLE
+        if not said:
+            return torch.get_num_threads()
     try:
-        number = int(said)
+        number = int(said) if asked is None else operator.index(said)
     except (TypeError, ValueError):
         number = 0
-    if number < 1 or isinstance(said, (bool, float)):
+    if number < 1 or isinstance(said, bool):
         raise ApplyError(Problem("not a number of threads", where, repr(said), remedy="give 1 or more"))
     return number
 
@@ -62,19 +67,22 @@ def one_thread() -> Iterator[None]:
 def run(tasks: Iterable[Task], threads: int, done: Callable[[Task, Any], None]) -> None:
     """Do all tasks; `done` hears of each, one at a time, with what its work returned.
 
-    Raises Failed for the first task that fails, once all threads have stopped; so does Ctrl-C.
+    Raises Failed for the first task that fails, and what the iterator raises, once all threads have stopped; so does Ctrl-C.
     """
     with one_thread():  # set_num_threads writes a default of the whole process: it is put back after the workers are gone
         if threads == 1:
             source = Source()
             for task in tasks:
-                try:
-                    made = task.work(source)
-                except Exception as error:
-                    raise Failed(task.entries) from error
-                done(task, made)
+                done(task, _made(task, source))
             return
         _Crew(iter(tasks), done).work(threads)
+
+
+def _made(task: Task, source: Source) -> Any:
+    try:
+        return task.work(source)
+    except Exception as error:
+        raise Failed(task.entries) from error
 
 
 class _Crew:
@@ -102,26 +110,18 @@ class _Crew:
             raise self.error
 
     def _member(self) -> None:
-        torch.set_num_threads(1)
-        source = Source()
-        task: Task | None = None
-        made = None
-        while True:
-            try:
+        try:
+            torch.set_num_threads(1)
+            source = Source()
+            while (task := self._next()) is not None:
+                made = _made(task, source)
                 with self.lock:
-                    if task is not None:
-                        self.done(task, made)
-                    if self.stop or (task := next(self.tasks, None)) is None:
-                        return None
-            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-                return self._fail(error)
-            try:
-                made = task.work(source)
-            except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
-                failed = Failed(task.entries)
-                failed.__cause__ = error
-                return self._fail(failed)
+                    self.done(task, made)
+        except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
+            with self.lock:
+                self.error = self.error or error
+                self.stop = True
 
-    def _fail(self, error: BaseException) -> None:
-        self.error = self.error or error
-        self.stop = True
+    def _next(self) -> Task | None:
+        with self.lock:
+            return None if self.stop else next(self.tasks, None)

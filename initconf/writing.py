@@ -12,19 +12,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initconf import files, registry, sampling, shards
+from initconf import files, on_gpu, registry, sampling, shards
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
+from initconf.moments import Moments
 from initconf.owners import Found
 from initconf.plan import Entry
 from initconf.resets import reset_values, wide
 from initconf.sampling import Source
-from initconf.shards import Here, pieces
-from initconf.threads import Task, one_thread
+from initconf.shards import Here, Piece, pieces
+from initconf.threads import Failed, Task, one_thread
 
+Measured = tuple[str, Moments]
+"""An entry's label, and the moments of some of its values."""
 SMALL = 1 << 12
 """Parameters of fewer elements are written together: each by itself would cost more than its values do."""
-SHORT = 1 << 10
-"""Runs of fewer elements than this are cut out of whole rows: to jump costs as much as to make them."""
+_LARGE = 1 << 24
+"""Elements made at once on a GPU."""
+_OWN = (torch.float32, torch.float64)
+"""The dtypes that values are made in."""
 _BUNCH = 256
 """How many small parameters go into one task."""
 
@@ -36,11 +41,19 @@ class Writer:
     seed: int
     owners: Mapping[str, Found]
     """Where each entry's parameter is written."""
+    on_gpu: bool = True
+    """Whether what lives on a GPU is computed there; else it is made on the CPU, and copied."""
+    measure: bool = False
+    """Whether to gather the moments of what is drawn."""
+    moments: dict[str, Moments] = field(default_factory=dict)
+    """Those of each elementwise law, by its entry's label."""
     whole: set[int] = field(default_factory=set)
     """The places in the plan of the parameters all of whose tasks were given out."""
     begun: Counter[int] = field(default_factory=Counter)
     ended: Counter[int] = field(default_factory=Counter)
     """How many tasks of each were given out, and done."""
+    unfinished: set[int] = field(default_factory=set)
+    """Those that need more than their tasks: a row set to zero, an assignment."""
     _bunches: dict[Any, _Bunch] = field(default_factory=dict)
     _matrix: threading.Lock = field(default_factory=threading.Lock)
     """Of sharded parameters one whole matrix at a time is made: the others would not fit."""
@@ -53,45 +66,54 @@ class Writer:
 
     def _tasks(self, entries: Iterable[tuple[int, Entry]]) -> Iterator[Task]:
         for i, entry in entries:
-            if isinstance(entry.law, Keep):
-                self.whole.add(i)
-                continue
+            try:
+                yield from self._tasks_of(i, entry)
+            except Exception as error:
+                raise Failed((i,)) from error
+        while self._bunches:
+            yield self._together(self._bunches.popitem()[1])
+
+    def _tasks_of(self, i: int, entry: Entry) -> Iterator[Task]:
+        if not isinstance(entry.law, Keep):
             parameter = self.owners[entry.name].parameter
             if not entry.blocks and entry.law.elementwise and parameter.numel() < SMALL and self._gathered(i, entry, parameter):
-                if len(self._bunches[entry.law, parameter.dtype].entries) == _BUNCH:
-                    yield self._together(self._bunches.pop((entry.law, parameter.dtype)))
-                continue
+                if len(self._bunches[_alike(entry, parameter)].entries) == _BUNCH:
+                    yield self._together(self._bunches.pop(_alike(entry, parameter)))
+                return
             whole = shards.here(parameter)
             for leaf in entry.leaves():
                 part = whole if leaf.block is None else whole.narrow(leaf.axis, leaf.start, leaf.shape[leaf.axis])
                 yield from self._leaf(i, leaf, part)
-            self.whole.add(i)
-        while self._bunches:
-            yield self._together(self._bunches.popitem()[1])
+        self.whole.add(i)
 
     def _together(self, bunch: _Bunch) -> Task:
         self.whole.update(bunch.entries)
         return bunch.task()
 
     def done(self, task: Task, made: Any) -> None:
-        """Take note of a task that is done."""
+        """Take note of a task that is done, and of the moments (label, moments) that it gathered."""
         self.ended.update(task.entries)
+        for label, moments in made or ():
+            self.moments.setdefault(label, Moments(moments.about)).join(moments)
 
     def written(self) -> set[int]:
         """The places in the plan of the parameters all of whose elements are written."""
-        return {i for i in self.whole if self.begun[i] == self.ended[i]}
+        return {i for i in self.whole - self.unfinished if self.begun[i] == self.ended[i]}
 
     def _gathered(self, i: int, entry: Entry, parameter: Tensor) -> bool:
         """Whether a small parameter could be put with others of its law."""
-        if type(parameter) is not torch.nn.Parameter or not parameter.is_cpu or not parameter.is_contiguous():
+        if type(parameter) is not torch.nn.Parameter or not parameter.is_contiguous():
             return False
         key = sampling.key(self.seed, entry.name, entry.law.stream) if not isinstance(entry.law, Constant) else b""
-        bunch = self._bunches.get((entry.law, parameter.dtype))
+        bunch = self._bunches.get(_alike(entry, parameter))
         if bunch is None:
-            bunch = self._bunches[entry.law, parameter.dtype] = _Bunch(entry.law, parameter.dtype)
+            bunch = _Bunch(entry.law, parameter.dtype, self._place(parameter.device))
+            self._bunches[_alike(entry, parameter)] = bunch
         bunch.entries.append(i)
         bunch.keys.append(key)
         bunch.targets.append(parameter.detach().view(-1))
+        if self.measure:
+            bunch.names.append(entry.label)
         return True
 
     def _leaf(self, i: int, leaf: Entry, part: Here) -> Iterator[Task]:
@@ -105,10 +127,21 @@ class Writer:
         elif isinstance(law, Construction):
             yield Task(partial(self._construct, law, key, part), size, (i,))
         elif law.elementwise:
-            for first, view in _views(part):
-                yield Task(partial(draw, law, key, first, view), view.numel(), (i,))
+            place = self._place(part.tensor.device)
+            label = leaf.label if self.measure else None
+            for some in part.pieces(sampling.CHUNK if place.type == "cpu" else _LARGE):
+                yield Task(partial(draw, law, key, some, place, label), some.tensor.numel(), (i,))
         else:
             yield Task(partial(self._alone, leaf, part, key), size, (i,))
+
+    def _place(self, device: torch.device) -> torch.device:
+        """Where the values of a parameter are made."""
+        return device if self.on_gpu and on_gpu.serves(device) else sampling.CPU
+
+    def is_on_gpu(self, entry: Entry) -> bool:
+        """Whether an entry's values are made on a GPU, which takes one thread only to be told of."""
+        device = self.owners[entry.name].parameter.device
+        return device.type != "cpu" and self._place(device) == device and all(leaf.law.elementwise for leaf in entry.leaves())
 
     def _construct(self, law: Construction, key: bytes, part: Here, source: Source) -> None:
         if part.ranges is None:
@@ -159,83 +192,73 @@ def _registered(law: Custom, shape: tuple[int, ...], like: Tensor, key: bytes) -
 # --- elementwise laws ------------------------------------------------------------------------------------------------------
 
 
+def _alike(entry: Entry, parameter: Tensor) -> Any:
+    return entry.law, parameter.dtype, parameter.device
+
+
 @dataclass
 class _Bunch:
-    """Small parameters of one law and dtype, which are made together."""
+    """Small parameters of one law, dtype and device, which are made together."""
 
     law: Law
     dtype: torch.dtype
+    place: torch.device
     entries: list[int] = field(default_factory=list)
     keys: list[bytes] = field(default_factory=list)
     targets: list[Tensor] = field(default_factory=list)
+    names: list[str] = field(default_factory=list)
+    """Where they are to be measured."""
 
     def task(self) -> Task:
         return Task(self._write, sum(target.numel() for target in self.targets), tuple(self.entries))
 
-    def _write(self, source: Source) -> None:
+    def _write(self, source: Source) -> list[Measured]:
         law = self.law
         if isinstance(law, Constant):
             for target in self.targets:
                 target.fill_(law.value)
-            return
+            return []
         counts = [target.numel() for target in self.targets]
-        v = source.memory(sum(counts) * law.per_value, sampling.working_dtype(self.dtype))
-        made = law.quantile(source.several(self.keys, [n * law.per_value for n in counts], v))
-        torch._foreach_copy_(self.targets, made.split(counts))  # type: ignore[no-untyped-call]
+        v = source.memory(sum(counts) * law.per_value, sampling.working_dtype(self.dtype), device=self.place)
+        made = law.quantile(source.several(self.keys, [n * law.per_value for n in counts], v)).split(counts)  # type: ignore[no-untyped-call]
+        torch._foreach_copy_(self.targets, made)
+        return [(name, _moments(law, part)) for name, part in zip(self.names, made, strict=True)] if self.names else []
 
 
 def _fill(target: Tensor, value: float, source: Source) -> None:
     target.fill_(value)
 
 
-def draw(law: Law, key: bytes, first: int, view: Tensor | _Cut, source: Source) -> None:
-    """Write the elements of a law from number `first` on, in the logical order of a tensor."""
-    if isinstance(view, _Cut):
-        made = sampling.values(law, key, first, view.rows * view.row, view.target.dtype, source)
-        view.target.copy_(made.view(view.rows, view.size, -1).index_select(1, view.index).view(-1))
-    elif law.per_value == 1 and view.is_cpu and view.is_contiguous() and view.dtype == sampling.working_dtype(view.dtype):
-        flat = view.view(-1)
-        if (made := law.quantile(source.at(key, first, flat))) is not flat:
-            flat.copy_(made)  # a user's law may give its values in memory of their own
-    else:
-        view.copy_(sampling.values(law, key, first, view.numel(), view.dtype, source).view(view.shape))
+def draw(law: Law, key: bytes, piece: Piece, place: torch.device, label: str | None, source: Source) -> list[Measured]:
+    """Write some elements of an elementwise law; with a label, measure them."""
+    view, n = piece.tensor, law.per_value
+    own = n == 1 and view.device == place and view.is_contiguous() and view.dtype in _OWN
+    v = view.view(-1) if own else source.memory(view.numel() * n, sampling.working_dtype(view.dtype), device=place)
+    made = law.quantile(_uniforms(key, piece, n, v, source))
+    if not own or made is not v:  # a user's law may give its values in memory of their own
+        view.copy_(made.view(view.shape))
+    return [] if label is None else [(label, _moments(law, made))]
 
 
-@dataclass(frozen=True)
-class _Cut:
-    """Elements cut out of whole rows."""
+def _uniforms(key: bytes, piece: Piece, each: int, out: Tensor, source: Source) -> Tensor:
+    """Fill contiguous memory with the uniforms of some elements, so many for each."""
+    rows, end = piece.rows, 0
+    if rows is None:
+        return source.at(key, piece.first * each, out)
+    if not rows.through:
+        return source.runs(key, [(a * each, n * each) for a, n in rows.within(piece.first, out.numel() // each)], out)
+    most = max(1, (sampling.CHUNK if out.is_cpu else _LARGE) // rows.size)
+    for first, count in rows.together(piece.first, out.numel() // each, most):
+        whole = source.memory(count * rows.size * each, out.dtype, "whole", out.device)
+        whole, size = source.at(key, first * each, whole).view(count, -1), count * rows.held * each
+        into, at = out[end : end + size].view(count, -1), 0
+        for start, stop in rows.runs:
+            n = (stop - start) * each
+            into[:, at : at + n] = whole[:, start * each : stop * each]
+            at += n
+        end += size
+    return out
 
-    target: Tensor
-    rows: int
-    size: int
-    """The length of the axis that is cut."""
-    row: int
-    """The elements of a row."""
-    index: Tensor
-    """Which places of the axis are kept."""
 
-    def numel(self) -> int:
-        return self.target.numel()
-
-
-def _views(part: Here) -> Iterator[tuple[int, Tensor | _Cut]]:
-    """(number of the first element in the whole, where to write): pieces of at most a chunk."""
-    if part.ranges is None:
-        yield from pieces(part.tensor, sampling.CHUNK)
-        return
-    if not part.tensor.is_contiguous():
-        raise RuntimeError("its shard is not contiguous in memory")
-    flat, end = part.tensor.view(-1), 0
-    if (cut := part.cut(SHORT)) is not None and cut.row <= sampling.CHUNK:
-        index = torch.tensor(cut.kept)
-        for first, count in cut.runs:
-            many = max(1, sampling.CHUNK // cut.row)
-            for row in range(0, count // cut.row, many):
-                rows = min(many, count // cut.row - row)
-                size = rows * len(cut.kept) * (cut.row // cut.size)
-                yield first + row * cut.row, _Cut(flat[end : end + size], rows, cut.size, cut.row, index)
-                end += size
-        return
-    for first, count in part.runs():
-        yield from pieces(flat[end : end + count], sampling.CHUNK, first)
-        end += count
+def _moments(law: Law, made: Tensor) -> Moments:
+    return Moments(law.mean or 0.0).add(made, wide=False)

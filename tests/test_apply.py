@@ -798,7 +798,7 @@ def test_initialize_can_verify_at_once(own_registry):
         initconf.initialize(mlp(), {"initializer": "endless", "unmatched": "keep"}, verify=True)
 
 
-# --- a model of transformers, whose `_init_weights` sets the modules below it --------------------------------------------------
+# --- a model of transformers, whose `_init_weights` sets the modules below it ---------------------------------------------
 
 
 class _Scale(nn.Module):

@@ -229,10 +229,10 @@ WRONG = [
         "init.layouts.a.blocks: two blocks have the same name",
     ),
     ({"a": {"match": "nope", "role": "bias"}}, "init.layouts.a: it matches nothing\n  -> names are such as qkv, qkv_bias"),
-    ({"a": {"match": "qkv", "axes": {"out": 2, "in": 0}}}, "init.layouts.a.axes: the shape (4, 16) has no axis 2"),
-    ({"a": {"match": "qkv", "axes": {"out": -3, "in": 0}}}, "init.layouts.a.axes: the shape (4, 16) has no axis -3"),
-    ({"a": {"match": "qkv", "axes": {"out": 0, "in": 0}}}, "init.layouts.a.axes: axis 0 is named twice"),
-    ({"a": {"match": "qkv", "axes": {"out": 1, "in": -1}}}, "init.layouts.a.axes: axis 1 is named twice"),
+    ({"a": {"match": "qkv", "axes": {"out": 2, "in": 0}}}, "init.layouts.a.axes: qkv: the shape (4, 16) has no axis 2"),
+    ({"a": {"match": "qkv", "axes": {"out": -3, "in": 0}}}, "init.layouts.a.axes: qkv: the shape (4, 16) has no axis -3"),
+    ({"a": {"match": "qkv", "axes": {"out": 0, "in": 0}}}, "init.layouts.a.axes: qkv: axis 0 is named twice"),
+    ({"a": {"match": "qkv", "axes": {"out": 1, "in": -1}}}, "init.layouts.a.axes: qkv: axis 1 is named twice"),
     (
         {"a": {"match": "qkv", "axes": {"out": 0, "inn": 1}}},
         "init.layouts.a.axes: not a mapping of axes\n  -> write {out: 0, in: 1}, and batch where whole weights are stacked",
@@ -243,19 +243,19 @@ WRONG = [
     ),
     (
         {"a": {"match": "qkv", "blocks": {"axis": 1, "names": ["q", "k"], "sizes": [8, 4]}}},
-        "init.layouts.a.blocks: the blocks q, k of sizes [8, 4] do not add up to 16, the size of axis 1",
+        "init.layouts.a.blocks: qkv: the blocks q, k of sizes [8, 4] do not add up to 16, the size of axis 1",
     ),
     (
         {"a": {"match": "qkv", "blocks": {"axis": 1, "names": ["q", "k", "v"], "sizes": [8, 8]}}},
-        "init.layouts.a.blocks: the blocks q, k, v of sizes [8, 8] do not add up to 16, the size of axis 1",
+        "init.layouts.a.blocks: qkv: the blocks q, k, v of sizes [8, 8] do not add up to 16, the size of axis 1",
     ),
     (
         {"a": {"match": "qkv", "blocks": {"axis": 1, "names": ["q", "k", "v"]}}},
-        "init.layouts.a.blocks: 3 blocks of one size do not divide 16, the size of axis 1\n  -> give the sizes of q, k, v",
+        "init.layouts.a.blocks: qkv: 3 blocks of one size do not divide 16, the size of axis 1\n  -> give the sizes of q, k, v",
     ),
     (
         {"a": {"match": "qkv", "blocks": {"axis": 2, "names": ["q", "k"]}}},
-        "init.layouts.a.blocks: the shape (4, 16) has no axis 2",
+        "init.layouts.a.blocks: qkv: the shape (4, 16) has no axis 2",
     ),
     (
         {"a": {"match": "qkv", "blocks": {"sizes": [2, 2]}}},
@@ -270,23 +270,23 @@ WRONG = [
         {"a": {"match": "qkv", "blocks": {"names": ["q"], "sizes": [-4]}}},
         "init.layouts.a.blocks: the sizes of the blocks are not a list of integers\n  -> write sizes: [64, 32, 32]",
     ),
-    ({"a": {"match": "qkv", "groups": 3}}, "init.layouts.a.groups: 3 groups do not divide 4, the size of the out axes"),
+    ({"a": {"match": "qkv", "groups": 3}}, "init.layouts.a.groups: qkv: 3 groups do not divide 4, the size of the out axes"),
     (
         {"a": {"match": "qkv", "transposed": True, "groups": 5}},
-        "init.layouts.a.groups: 5 groups do not divide 16, the size of the in axes",
+        "init.layouts.a.groups: qkv: 5 groups do not divide 16, the size of the in axes",
     ),
     ({"a": {"match": "qkv", "stride": 0.5}}, "init.layouts.a.stride = 0.5: not a positive integer"),
-    ({"a": {"match": "table", "zero_row": 9}}, "init.layouts.a.zero_row: the shape (7, 4) has no row 9"),
-    ({"a": {"match": "table", "zero_row": -8}}, "init.layouts.a.zero_row: the shape (7, 4) has no row -8"),
+    ({"a": {"match": "table", "zero_row": 9}}, "init.layouts.a.zero_row: table: the shape (7, 4) has no row 9"),
+    ({"a": {"match": "table", "zero_row": -8}}, "init.layouts.a.zero_row: table: the shape (7, 4) has no row -8"),
     (
         {"a": {"match": "table", "zero_row": 0, "blocks": {"names": ["a", "b"], "sizes": [3, 4]}}},
-        "init.layouts.a.zero_row: the rows are in blocks, and one of them is to stay zero\n"
+        "init.layouts.a.zero_row: table: the rows are in blocks, and one of them is to stay zero\n"
         "  -> leave out the blocks, or zero_row",
     ),
     (
         {"a": {"match": "qkv", "axes": {"out": 7}, "groups": 3, "zero_row": 8}},
-        "2 problems:\n- init.layouts.a.axes: the shape (4, 16) has no axis 7\n"
-        "- init.layouts.a.zero_row: the shape (4, 16) has no row 8",
+        "2 problems:\n- init.layouts.a.axes: qkv: the shape (4, 16) has no axis 7\n"
+        "- init.layouts.a.zero_row: qkv: the shape (4, 16) has no row 8",
     ),
 ]
 
@@ -305,7 +305,7 @@ def test_where_it_was_said_is_named(tmp_path):
         initconf.compile(attentions(), initconf.load(tmp_path / "mine.yaml", overrides=["layouts.qkv.blocks.sizes=[64,16]"]))
     assert str(caught.value) == (
         "init.layouts.qkv.blocks  (override 'init.layouts.qkv.blocks.sizes=[64,16]'): "
-        "the blocks q, k, v of sizes [64, 16] do not add up to 96, the size of axis 0"
+        "0.Wqkv.weight, 1.Wqkv.weight: the blocks q, k, v of sizes [64, 16] do not add up to 96, the size of axis 0"
     )
     with pytest.raises(initconf.CompileError) as caught:
         initconf.compile(nn.Linear(64, 96), initconf.load(tmp_path / "mine.yaml"))
@@ -314,3 +314,36 @@ def test_where_it_was_said_is_named(tmp_path):
         f"init.layouts.qkv  ({tmp_path / 'mine.yaml'}:4): it matches nothing\n  -> names are such as weight, bias"
     )
     assert second.path == "init.layouts.bias"
+
+
+class Experts(nn.Module):
+    """With a bias for each expert, and a router, which have two axes."""
+
+    def __init__(self):
+        super().__init__()
+        self.up = nn.Parameter(torch.empty(3, 6, 5))
+        self.up_bias = nn.Parameter(torch.empty(3, 5))
+        self.router = nn.Parameter(torch.empty(3, 6))
+
+
+def test_a_module_s_layout_is_that_of_its_parameters_with_so_many_axes():
+    declared = {"it": DeclaredLayout.model_validate({"module": "Experts", "axes": {"batch": 0, "in": 1, "out": 2}})}
+    found = {site.name: site for site in survey(Experts(), declared=declared)}
+    assert {name: site.layout.assumed for name, site in found.items()} == {
+        "up": (),
+        "up_bias": ("role", "layout"),
+        "router": ("role", "layout"),
+    }
+    declared = {"it": DeclaredLayout.model_validate({"module": "Experts", "axes": {"batch": 0, "in": -2, "out": -1}})}
+    assert [site.name for site in survey(Experts(), declared=declared) if not site.layout.assumed] == ["up"]
+    declared = {"it": DeclaredLayout.model_validate({"module": "Experts", "axes": {"out": 0}})}
+    assert not any(site.layout.assumed for site in survey(Experts(), declared=declared))
+
+
+def test_the_weight_whose_fans_a_bias_carries_must_be_there():
+    with pytest.raises(initconf.CompileError) as caught:
+        initconf.compile(attentions(), initconf.load("lecun", overrides=[*LINE, "layouts.bias.fans_of=wieght"]))
+    assert str(caught.value) == (
+        "init.layouts.bias.fans_of  (override 'init.layouts.bias.fans_of=wieght'): 0.Wqkv.bias, 1.Wqkv.bias: "
+        "its owner has no parameter 'wieght'\n  -> did you mean 'weight'?"
+    )

@@ -22,7 +22,8 @@ ORDER = """
     schema
     reading provenance refusals composing validating loading
     rules choices diagnosis plan compiler
-    sampling shards threads writing walk moments report progress materialise fitting apply
+    stream stream_kernel on_gpu sampling shards moments threads writing
+    by_torch report comparison progress materialise fitting choosing apply
     porting/
     lab/ cli/ _hydra/ __main__
 """.split()

@@ -224,6 +224,76 @@ def test_the_effective_weight_leaves_the_module_alone():
         assert weight.shape == (6, 6)
 
 
+# --- from the spec to the module ---------------------------------------------------------------------------------------------
+
+EVERYTHING = {"unmatched": "keep"}
+
+
+@pytest.mark.parametrize("parametrise", [weight_norm, spectral_norm, orthogonal])
+def test_an_initialisation_depends_on_the_spec_alone(parametrise):
+    made = []
+    for seed in (1, 2):
+        torch.manual_seed(7)
+        model = parametrise(nn.Linear(4, 6))
+        torch.manual_seed(seed)  # must not matter
+        with untouched():
+            initconf.initialize(model, "he", seed=0)
+        made.append({**model.state_dict(), "weight": model.eval().weight.detach()})
+    assert all(torch.equal(made[0][key], made[1][key]) for key in made[0])
+
+
+def test_zeros_and_padding_rows_of_a_plan():
+    model = weight_norm(nn.Linear(4, 6))
+    initconf.initialize(model, {"initializer": "zeros", **EVERYTHING}).verify()
+    assert not model.weight.any()
+    table = weight_norm(nn.Embedding(5, 4, padding_idx=2))
+    initconf.initialize(table, {"rules": {"e": {"role": "embedding", "initializer": {"name": "normal", "std": 1.0}}}}).verify()
+    assert [bool(row.any()) for row in table.weight] == [True, True, False, True, True]
+
+
+def test_zeros_behind_spectral_norm_are_refused_before_anything_is_written():
+    model = nn.Sequential(spectral_norm(nn.Linear(4, 4)), spectral_norm(nn.Linear(4, 4)), orthogonal(nn.Linear(4, 4)))
+    with untouched(model), pytest.raises(CompileError) as caught:
+        initconf.compile(model, {"initializer": "zeros", **EVERYTHING})
+    assert str(caught.value) == (
+        "init.initializer  (python): 0.weight, 1.weight: zeros cannot serve it: its parametrisation _SpectralNorm "
+        "divides by zero for these values\n  -> give it an initializer whose values are not all zero"
+    )
+    initconf.initialize(model, {"initializer": "ones", **EVERYTHING})
+
+
+@pytest.mark.parametrize("owner", OWNERS)
+def test_module_default_behind_a_parametrisation(owner):
+    """The module's reset would set the weight that is computed, which is gone at once."""
+    make, name = OWNERS[owner]
+    spec = {"rules": {"it": {"glob": "*", "initializer": "module_default"}}}
+    plain, model = make(), weight_norm(make(), name)
+    initconf.initialize(plain, spec)
+    initconf.initialize(model, spec).verify()
+    made = dict(named(model))
+    for other, values in plain.named_parameters():
+        if isinstance(plain, (nn.LSTM, nn.GRUCell)):  # whose reset goes through its parameters in turn
+            assert 0 < made[other].abs().max() <= 1 / 10**0.5
+        else:
+            torch.testing.assert_close(made[other], values)
+
+
+def named(model):
+    for path, module in model.named_modules():
+        for attribute in (*module._parameters, *parametrised(module)):
+            yield f"{path}.{attribute}".lstrip("."), getattr(module, attribute)
+
+
+def test_the_owner_of_its_other_parameters_is_the_module_s_own_class():
+    model = nn.Sequential(weight_norm(nn.MultiheadAttention(8, 2), "in_proj_weight"))
+    assert {site.module for site in survey(model)} == {
+        "torch.nn.modules.activation.MultiheadAttention",
+        "torch.nn.modules.linear.NonDynamicallyQuantizableLinear",
+    }
+    (place,) = next(site for site in survey(model) if site.name == "0.out_proj.weight").places
+    assert place.inside[1][0] == "torch.nn.modules.activation.MultiheadAttention"
+
+
 # --- what is refused ---------------------------------------------------------------------------------------------------------
 
 

@@ -149,6 +149,12 @@ def _files(parser: ArgumentParser) -> None:
     parser.add_argument("--check", metavar="FILE", help="compare with a saved plan; exit code 1 where they differ")
 
 
+def _stored(parser: ArgumentParser) -> None:
+    text = "tensors to verify: safetensors or torch files, or the .index.json of several (default: those of --model)"
+    parser.add_argument("--checkpoint", metavar="FILE", help=text)
+    parser.add_argument("--plan", metavar="FILE", help="the saved plan (default: what init=SCHEME gives --model)")
+
+
 def _foreign(parser: ArgumentParser) -> None:
     parser.add_argument("system", metavar="SYSTEM", help="allennlp, mmengine, llm-foundry or keras")
     parser.add_argument("file", metavar="FILE", help="its configuration, as JSON or YAML; - is standard input")
@@ -192,6 +198,12 @@ COMMANDS = {
         "compare two schemes, YAML files or saved plans on one model; exit code 1 where they differ",
         "initconf diff he glorot --model my_pkg.models:build",
         (_sides, _model, _example, _modules, _config_dir),
+    ),
+    "verify": Command(
+        "verifying:verify",
+        "hold a checkpoint, or a model as it is built, against the values of a plan; exit code 1 where they differ",
+        "initconf verify --checkpoint step0.safetensors --plan plan.json",
+        (_overrides, _stored, _model, *_SPEC),
     ),
     "list": Command(
         "catalogue:names",

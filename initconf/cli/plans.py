@@ -40,7 +40,7 @@ def plan(args: Namespace) -> Answer:
     """The table of a plan; with `--check`, the difference from a saved one; with `--strict` also what it only guesses."""
     require_model(args)
     spec = read_spec(args, only_overrides(args.words))
-    saved = None if args.check is None else _saved(args.check, "--check", " (initconf plan ... --save FILE writes one)")
+    saved = None if args.check is None else read_plan(args.check, "--check", " (initconf plan ... --save FILE writes one)")
     import_modules(args)
     model = build_model(args)
     example = build_example(args, model)
@@ -94,14 +94,15 @@ def diff(args: Namespace) -> Answer:
 
 def _side(args: Namespace, side: str, model: nn.Module | None, overrides: list[str], example: Any) -> Plan:
     if side.endswith(".json"):
-        return _saved(side, "diff", "")
+        return read_plan(side, "diff")
     from initconf.loading import load
 
     assert model is not None
     return make_plan(args, model, load(side, overrides, config_dir=args.config_dir), example)
 
 
-def _saved(path: str, option: str, hint: str) -> Plan:
+def read_plan(path: str, option: str, hint: str = "") -> Plan:
+    """The plan in a file that an option of the command line names."""
     if not Path(path).is_file():
         raise InitConfError(Problem(f"there is no such file{hint}", option, repr(path)))
     return Plan.load(path)
@@ -110,8 +111,8 @@ def _saved(path: str, option: str, hint: str) -> Plan:
 def _save(made: Plan, path: str) -> None:
     try:
         made.save(path)
-    except OSError as error:
-        raise InitConfError(Problem(f"cannot be written: {error.strerror}", "--save", repr(path))) from None
+    except InitConfError as error:
+        raise InitConfError(Problem(error.problems[0].text, "--save", repr(path))) from None
 
 
 # --- differences -----------------------------------------------------------------------------------------------------------

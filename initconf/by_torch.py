@@ -7,13 +7,14 @@ reproducing what such a script wrote; `apply` calls it when it is given a genera
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor, nn
 
 from initconf import files, laws, registry
 from initconf.errors import Problem
-from initconf.owners import Found
+from initconf.owners import SHARDED, Found, tensor_class
 from initconf.plan import Entry, Plan
 from initconf.resets import reset_values
 
@@ -30,21 +31,27 @@ _BY_LAW = (
 )
 
 
-def refusals(plan: Plan) -> list[Problem]:
-    """Why a plan cannot be written from a generator."""
+def refusals(plan: Plan, found: Mapping[str, Found]) -> list[Problem]:
+    """Why a plan cannot be written into a model's parameters from a generator."""
     if plan.compat != "torch":
         remedy = "write `compat: torch` in the spec, or leave the generator out: initconf's own streams need none"
         return [Problem("a generator was given, and the spec does not say `compat: torch`", remedy=remedy)]
+    sharded = [
+        Problem("it is sharded, and torch's functions draw for each shard by itself", name, remedy="leave the generator out")
+        for name, where in found.items()
+        if tensor_class(where.parameter) == SHARDED
+    ]
     halves = [
         Problem(f"torch's orthogonal_ does not serve {entry.dtype}", entry.label, remedy="leave the generator out")
         for entry in plan.leaves()
         if isinstance(entry.law, laws.Orthogonal) and entry.dtype in ("float16", "bfloat16")
     ]
-    return halves + [
+    others = [
         Problem(f"torch has no function for the law {type(entry.law).__name__} of {entry.initializer}", entry.label)
         for entry in plan.leaves()
         if not isinstance(entry.law, _BY_LAW) and not registry.is_torch(entry.initializer)
     ]
+    return sharded + halves + others
 
 
 def write(entry: Entry, where: Found, generator: torch.Generator) -> None:

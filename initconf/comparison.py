@@ -1,0 +1,177 @@
+"""Holding stored values against a plan: they are made again, one parameter at a time, and compared to the last bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from initconf import files, sampling
+from initconf.errors import InitConfError, listed
+from initconf.files import Stored
+from initconf.laws import Constant, Construction, Law, Values
+from initconf.plan import Entry, Plan
+from initconf.sampling import Source
+
+EQUAL, CLOSE, OTHER, UNKNOWN = "equal", "close", "differs", "not known"
+_ULPS = 2
+"""How far float32 and float64 may be off; the dtypes below them by one."""
+_WHOLE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
+_CONSTRUCTED = 1e-5
+"""How far factorised laws may be off, by their largest value."""
+_GPU = 1e-6
+"""How far what a GPU has computed may be off, by its mean and std."""
+
+
+@dataclass(frozen=True)
+class Compared:
+    """What was found of one parameter, or one block of it."""
+
+    label: str
+    verdict: str
+    """`equal` to the last bit; `close`, as far as other machines may be off; `differs`; `not known`, where it depends on more
+    than the plan (`keep`, `module_default`, a registered function)."""
+    note: str = ""
+
+
+def compare(
+    plan: Plan, stored: Mapping[str, Stored], seen: Callable[[int], None] = lambda size: None
+) -> tuple[list[Compared], list[str]]:
+    """Compare the tensors of a checkpoint, or of a model, with the values of a plan.
+
+    Args:
+        plan: as `compile` made it, or `Plan.load`.
+        stored: tensors by name; each is read when it is its turn, and then let go.
+        seen: hears how many values were gone through.
+
+    Returns:
+        A row for each entry that is written, in the plan's order; and notes, such as tensors that the plan does not know.
+
+    Raises InitConfError where none of the plan's names is there.
+    """
+    prefix = _prefix(plan, stored)
+    rows: list[Compared] = []
+    used: set[str] = set()
+    source = Source()
+    for entry in plan.entries:
+        key = next((prefix + name for name in (entry.name, *entry.aliases) if prefix + name in stored), None)
+        if key is None:
+            rows.append(Compared(entry.name, OTHER, "it is not there"))
+            continue
+        used.update(prefix + name for name in (entry.name, *entry.aliases))
+        there = stored[key]
+        if there.shape != entry.shape:
+            rows.append(Compared(entry.name, OTHER, f"its shape is {there.shape}, and the plan's {entry.shape}"))
+            continue
+        with torch.no_grad():
+            rows += _rows(plan, entry, there.read(), source)
+        seen(entry.numel)
+    notes = [f"the names there begin with {prefix!r}"] if prefix else []
+    if others := [name for name in stored if name not in used]:
+        notes.append(f"the plan does not know {listed(others)}")
+    return rows, notes
+
+
+def of_model(parameters: Mapping[str, Tensor]) -> dict[str, Stored]:
+    """The parameters of a model as if they were stored."""
+
+    def read(tensor: Tensor) -> Callable[[], Tensor]:
+        return lambda: tensor.detach().cpu()
+
+    return {n: Stored(tuple(p.shape), str(p.dtype).removeprefix("torch."), read(p)) for n, p in parameters.items()}
+
+
+def _prefix(plan: Plan, stored: Mapping[str, Stored]) -> str:
+    """What stands in front of all names of the plan: of a wrapper whose state was saved, `module.` say."""
+    names = [name for entry in plan.entries for name in (entry.name, *entry.aliases)]
+    if not names or any(name in stored for name in names):
+        return ""
+    for key in stored:
+        prefix = key.removesuffix(names[0])
+        if prefix != key and prefix.endswith(".") and all(prefix + entry.name in stored for entry in plan.entries):
+            return prefix
+    raise InitConfError(f"none of the plan's parameters is there: it has {listed(names)}, and there are {listed(stored)}")
+
+
+def _rows(plan: Plan, entry: Entry, tensor: Tensor, source: Source) -> Iterator[Compared]:
+    for leaf in entry.leaves():
+        part, zero = tensor, leaf.zero_row
+        if leaf.block is not None:
+            part = tensor.narrow(leaf.axis, leaf.start, leaf.shape[leaf.axis])
+        if leaf.effective is not None:
+            yield Compared(leaf.label, UNKNOWN, "what a parametrisation stores is not what was drawn")
+        elif isinstance(leaf.law, (Constant, Construction, Values)) or leaf.law.elementwise:
+            yield _held(plan, leaf, part, zero, source)
+        else:
+            yield Compared(leaf.label, UNKNOWN, f"{leaf.initializer} depends on more than the plan")
+
+
+def _held(plan: Plan, leaf: Entry, part: Tensor, zero: int | None, source: Source) -> Compared:
+    law, worst, far, size, said = leaf.law, 0.0, 0.0, 0.0, ""
+    equal, flat = True, part.reshape(-1)
+    for first, count, made in _made(law, sampling.key(plan.seed, leaf.name, law.stream or leaf.block), part, source):
+        found = flat[first : first + count]
+        made = made.to(part.dtype)
+        if zero is not None:
+            made = _with_zeros(made, leaf.shape, zero, first)
+        if torch.equal(made, found):
+            continue
+        equal = False
+        ulps, apart = _off(made, found, law.mean or 0.0)
+        if float(ulps.max()) > worst:
+            worst, place = float(ulps.max()), int(ulps.argmax())
+            x, y = (t.reshape(-1)[place].item() for t in (_real(found), _real(made)))
+            said = f"element {first + place // (2 if made.is_complex() else 1)} is {x:.9g}, and the plan's is {y:.9g}"
+        far, size = max(far, float(apart.max())), max(size, float(_real(made).abs().max()))
+    if equal:
+        return Compared(leaf.label, EQUAL)
+    if worst <= (_ULPS if part.dtype in _WHOLE else 1):
+        return Compared(leaf.label, CLOSE, f"to {worst:.3g} units in the last place")
+    if isinstance(law, Construction) and far <= _CONSTRUCTED * size:
+        return Compared(leaf.label, CLOSE, f"to {far:.2g}, as matrices are from machine to machine")
+    if law.elementwise and plan.rng_device == "auto" and far <= _GPU * max(abs(law.mean or 0.0), law.std or 0.0):
+        return Compared(leaf.label, CLOSE, f"to {far:.2g}, as a GPU computes them")
+    return Compared(leaf.label, OTHER, said)
+
+
+def _made(law: Law, key: bytes, part: Tensor, source: Source) -> Iterator[tuple[int, int, Tensor]]:
+    """(first, count, values) of all that a law makes, chunk by chunk where it can."""
+    n = part.numel()
+    if isinstance(law, Construction):
+        yield 0, n, sampling.construct(law, key, part.dtype).reshape(-1)
+    elif isinstance(law, Values):
+        yield 0, n, files.contents(law.path)[law.key].read().reshape(-1)
+    else:
+        for first in range(0, n, sampling.CHUNK):
+            count = min(sampling.CHUNK, n - first)
+            yield first, count, sampling.values(law, key, first, count, part.dtype, source)
+
+
+def _with_zeros(made: Tensor, shape: tuple[int, ...], row: int, first: int) -> Tensor:
+    """The values with those of the row that stays zero."""
+    width = made.new_empty(shape[1:]).numel()
+    low, high = max(row * width - first, 0), min((row + 1) * width - first, made.numel())
+    if low < high:
+        made = made.clone()
+        made[low:high] = 0
+    return made
+
+
+def _off(made: Tensor, found: Tensor, mean: float) -> tuple[Tensor, Tensor]:
+    """How far each value is off: in units of its last place (of the mean's where that is larger), and as it is."""
+    made, found = _real(made), _real(found)
+    if not made.dtype.is_floating_point:
+        apart = (made != found).double()
+        return apart * torch.inf, apart
+    wide, there = made.double(), found.double()
+    apart = (wide - there).abs().nan_to_num(torch.inf, posinf=torch.inf)
+    size = torch.maximum(wide.abs(), there.abs()).nan_to_num(1.0)
+    size = size.clamp(max(abs(mean), torch.finfo(made.dtype).smallest_normal), torch.finfo(made.dtype).max)
+    return apart / torch.exp2(size.log2().floor()) / torch.finfo(made.dtype).eps, apart
+
+
+def _real(tensor: Tensor) -> Tensor:
+    """Complex values as twice as many real ones."""
+    return (torch.view_as_real(tensor.resolve_conj()) if tensor.is_complex() else tensor).reshape(-1)

@@ -1,0 +1,64 @@
+"""The stream that values are made from: defined by integers alone, so that another implementation can reproduce it.
+
+Version 1: element i of a parameter, or of a block of it, in logical (row-major) order, is `law.quantile(v_i)` with
+`v_i = 2 u_i - 1 + 2^-24`. There `u_i = (h_i >> 8) * 2^-24`, and h_i is the i-th 32-bit half, low half first, of the 64-bit
+outputs of NumPy's PCG64DXSM, whose state and increment are the two halves of a SHA-256 (see `key`). NumPy guarantees those
+outputs for all versions and platforms. float64 has a stream of its own: `u_i = (r_i >> 11) * 2^-53` of the i-th output, and
+`v_i = 2 u_i - 1 + 2^-53`. A complex value takes two consecutive uniforms. A construction (an orthogonal matrix, say) draws what
+it needs from the same stream, in order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from initconf.plan import STREAM
+
+
+def key(seed: int, name: str, block: str | None = None) -> bytes:
+    """The 32 bytes that a parameter's stream starts from.
+
+    >>> key(0, "fc.weight").hex()[:16]
+    '...'
+    """
+    return hashlib.sha256(f"initconf {STREAM}\0{seed}\0{name}\0{block or ''}".encode()).digest()
+
+
+def working_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype in which values of a parameter are made, before they are cast."""
+    return torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
+
+
+def stand(bits: np.random.PCG64DXSM, key: bytes, step: int = 0) -> None:
+    """Put a generator before the given 64-bit output of a stream."""
+    # The increment of a PCG must be odd; NumPy takes an even one without a word.
+    state: Any = {"state": int.from_bytes(key[:16], "little"), "inc": int.from_bytes(key[16:], "little") | 1}
+    bits.state = {"bit_generator": "PCG64DXSM", "state": state, "has_uint32": 0, "uinteger": 0}
+    if step:
+        bits.advance(step)
+
+
+def generator(key: bytes) -> np.random.PCG64DXSM:
+    """NumPy's bit generator with its state set from a key."""
+    bits = np.random.PCG64DXSM(0)
+    stand(bits, key)
+    return bits
+
+
+def uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
+    """Fill a contiguous float32 or float64 tensor with the next symmetric uniforms of a stream."""
+    array = out.numpy()
+    dtype: Any = array.dtype
+    # The fast way to (h >> 8) * 2^-24 and (r >> 11) * 2^-53; a test holds it to that.
+    np.random.Generator(bits).random(dtype=dtype, out=array)
+    return symmetric(out)
+
+
+def symmetric(u: Tensor) -> Tensor:
+    """2u - 1 + 2^-24 (2^-53 in float64) in two steps, each of them exact; in place."""
+    return u.sub_(0.5 - 2.0 ** (-54 if u.dtype == torch.float64 else -25)).mul_(2)

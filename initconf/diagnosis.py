@@ -31,12 +31,14 @@ def problems(spec: InitSpec, matched: Match, sites: Sequence[Site], choices: Cho
         if rule.expect is not None and not rule.expect[0] <= len(verdict.won) <= rule.expect[1]:
             low, high = rule.expect
             wanted = str(low) if low == high else f"[{low}, {high}]"
-            lost = len(verdict.matched) - len(verdict.won)
+            lost = verdict.matched - verdict.won
+            stronger = {w for i in lost for w in matched.winners[i] if w is not None}
+            others = listed(spec.path(f"rules.{matched.verdicts[w].name}") for w in sorted(stronger))
             text = f"it wins {len(verdict.won)} parameter{'s' * (len(verdict.won) != 1)}" + (
-                f", and {lost} that it matches go to others" if lost else ""
+                f", and {len(lost)} that it matches {'goes' if len(lost) == 1 else 'go'} to {others}" if lost else ""
             )
-            source = spec.source(f"{path}.expect")
-            found.append(Problem(text, spec.path(f"{path}.expect"), wanted, source))
+            remedy = f"if that is right, write {spec.path(f'{path}.expect')}={len(verdict.won)}"
+            found.append(Problem(text, spec.path(f"{path}.expect"), wanted, spec.source(f"{path}.expect"), remedy))
     return found
 
 

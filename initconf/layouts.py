@@ -25,10 +25,15 @@ if TYPE_CHECKING:
 
 Describe = Callable[["nn.Module", str, "Tensor"], "Layout | None"]
 """(module, name of the parameter within it, the parameter) -> its layout, None where the base class knows better."""
+Part = Callable[["nn.Module", str, str, "Tensor", "Layout"], "Layout | None"]
+"""(parent, name of the owner within it, name of the parameter, the parameter, what the owner's class says) -> its layout, None
+where that is all."""
 F = TypeVar("F", bound=Describe)
+G = TypeVar("G", bound=Part)
 
 _layouts: dict[type | str, Describe] = {}
 _families: list[tuple[re.Pattern[str], Describe]] = []
+_parts: list[tuple[re.Pattern[str], Part]] = []
 
 BIAS = Layout(role="bias", fans_of="weight")
 EMBEDDING = Layout(role="embedding", out_axes=(1,), in_axes=(), batch_axes=(0,))
@@ -112,6 +117,32 @@ def find(module: nn.Module, name: str, parameter: Tensor, known: dict[type, list
                 text = f"the layout of {'.'.join(where)} is {found!r}: its axes, names and sizes are to be tuples"
                 raise InitConfError(text) from None
     return _assume(module, name, parameter)
+
+
+def within(
+    parent: nn.Module | None, held: str, name: str, parameter: Tensor, own: Layout, known: dict[type, list[Part]]
+) -> Layout:
+    """The layout of a parameter whose owner's parent knows more than the owner: that a Linear holds q, k and v."""
+    if parent is None:
+        return own
+    kind = own_class(parent)
+    if kind not in known:
+        dotted = f"{kind.__module__}.{kind.__qualname__}"
+        known[kind] = [describe for pattern, describe in _parts if pattern.fullmatch(dotted)]
+    for describe in known[kind]:
+        if (found := describe(parent, held, name, parameter, own)) is not None:
+            return _fitted(found, parameter.shape)
+    return own
+
+
+def part(pattern: str) -> Callable[[G], G]:
+    """Register what the classes whose dotted names fit a regex know of the modules that they hold."""
+
+    def add(fn: G) -> G:
+        _parts.append((re.compile(pattern), fn))
+        return fn
+
+    return add
 
 
 def family(pattern: str) -> Callable[[F], F]:

@@ -42,6 +42,10 @@ class Found:
     """The container's child that the parameter lies in."""
     pretrained: nn.Module | None = None
     """The nearest ancestor (or the owner itself) that is a model of transformers."""
+    parent: nn.Module | None = None
+    """The module that holds the owner."""
+    held: str = ""
+    """What the owner is called in it."""
     effective: str | None = None
     """Of a parametrised weight: whether what is assigned comes back `exact` or `transformed`."""
     key: int = 0
@@ -127,10 +131,12 @@ def _walk(
     pretrained: nn.Module | None,
     walk: Walk,
     stack: tuple[int, ...],
+    parent: nn.Module | None = None,
+    held: str = "",
 ) -> None:
     known = walk.known(module)
     if known.wraps is not None:
-        return _walk(getattr(module, known.wraps), prefix, inside, container, child, pretrained, walk, stack)
+        return _walk(getattr(module, known.wraps), prefix, inside, container, child, pretrained, walk, stack, parent, held)
     if known.flat:
         remedy = "initialise before wrapping, or shard with torch.distributed.fsdp.fully_shard"
         text = "FullyShardedDataParallel has flattened the parameters: their shapes and fans are gone"
@@ -157,7 +163,7 @@ def _walk(
             walk.problems.append(replace(error.problems[0], path=name))
             continue
         place = Place(name, attribute, dotted, inside)
-        walk.found.append(Found(place, module, weight, container, child, pretrained, how, id(identity(chain))))
+        walk.found.append(Found(place, module, weight, container, child, pretrained, parent, held, how, id(identity(chain))))
     for attribute, parameter in module._parameters.items():
         if parameter is None:
             continue
@@ -166,7 +172,7 @@ def _walk(
             walk.problems.append(Problem("the parameter is lazy and has no shape yet", f"{start}{attribute}", remedy=remedy))
             continue
         place = Place(f"{start}{attribute}", attribute, dotted, inside)
-        walk.found.append(Found(place, module, parameter, container, child, pretrained))
+        walk.found.append(Found(place, module, parameter, container, child, pretrained, parent, held))
     if not module._modules:
         return None
     counts = container is None and known.container
@@ -175,7 +181,7 @@ def _walk(
         if sub is None or id(sub) in stack or (chains and name == "parametrizations"):
             continue
         here, rank = (prefix, name) if counts else (container, child)
-        _walk(sub, f"{start}{name}", below, here, rank, pretrained, walk, seen)
+        _walk(sub, f"{start}{name}", below, here, rank, pretrained, walk, seen, module, name)
     return None
 
 

@@ -20,20 +20,26 @@ PRETRAINED = "_init_weights"
 """The method of a model of transformers that sets the modules below it, one at a time."""
 
 
-def reset_method(where: Found, known: dict[Any, str | None]) -> str | None:
+def reset_method(where: Found, known: dict[Any, str | None], state: bool = False) -> str | None:
     """The method that gives a parameter its default: of its owner, else the `_init_weights` of its transformers model.
 
-    `known` remembers what was found for a class.
+    `known` remembers what was found for a class. Of `state` torch's own modules know nothing: their reset would make a learned
+    embedding of a table of sines.
     """
     kind = type(where.module)
-    if kind not in known:
-        known[kind] = next((name for name in OWN if callable(getattr(kind, name, None))), None)
-    if known[kind] is not None or where.pretrained is None:
-        return known[kind]
+    if (kind, state) not in known:
+        name = next((name for name in OWN if callable(getattr(kind, name, None))), None)
+        known[kind, state] = None if state and name and _is_of_torch(getattr(kind, name)) else name
+    if known[kind, state] is not None or where.pretrained is None or (state and _is_of_torch(kind)):
+        return known[kind, state]
     key = (type(where.pretrained), kind, where.place.attribute)
     if key not in known:
         known[key] = PRETRAINED if _is_set(where) else None
     return known[key]
+
+
+def _is_of_torch(what: Any) -> bool:
+    return str(what.__module__).startswith("torch.nn.")
 
 
 class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from initconf import layouts, patterns, third_party  # noqa: F401 - third_party registers
 from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed
-from initconf.layouts import Describe
+from initconf.layouts import Describe, Part
 from initconf.owners import Found, Walk, tensor_class, walk
 from initconf.resets import reset_method
 from initconf.sites import HAS_NO_FANS, Layout, Site, is_a, twin
@@ -128,6 +128,7 @@ class _Reader:
     """The parameters by owner and attribute."""
     _kinds: dict[Any, Site] = field(default_factory=dict)
     _describers: dict[type, list[Describe]] = field(default_factory=dict)
+    _parents: dict[type, list[Part]] = field(default_factory=dict)
     _resets: dict[Any, str | None] = field(default_factory=dict)
 
     def read(self, group: list[Found]) -> tuple[list[Found], Site]:
@@ -145,7 +146,7 @@ class _Reader:
         of, of_shape = layout, parameter.shape
         if layout.fans_of and (carrier := self.index.get((id(main.module), layout.fans_of))) is not None:
             of, of_shape = self._layout(main, layout.fans_of, carrier), carrier.shape
-        reset = reset_method(main, self._resets)
+        reset = reset_method(main, self._resets, layout.role == "state")
         marks = (parameter.dtype, parameter.is_meta, parameter.requires_grad, type(parameter), main.effective, reset)
         key = (layout, parameter.shape, of, of_shape, *marks, group[0].place.attribute, id(group[0].place.owner))
         kind = self._kinds.get(key)
@@ -159,6 +160,7 @@ class _Reader:
             layout = self.said.get(f"{found.place.name.removesuffix(found.place.attribute)}{attribute}")
         if layout is None:
             layout = layouts.find(found.module, attribute, parameter, self._describers)
+            layout = layouts.within(found.parent, found.held, attribute, parameter, layout, self._parents)
         # The default axes are torch's: inputs on 1, outputs on 0, all others receptive field.
         return Layout(role=layout.role, fans_of=layout.fans_of, assumed=layout.assumed) if self.torch_fans else layout
 

@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from initconf.layouts import BIAS, EMBEDDING, by_name, family, layout, vectors
+from initconf.layouts import BIAS, EMBEDDING, by_name, family, layout, part, vectors
 from initconf.sites import Layout, own_class
 
 if TYPE_CHECKING:
@@ -54,9 +54,7 @@ for _name in ONE_PLUS:  # by the bare name: models are often copied, class by cl
 
 @layout("transformers.pytorch_utils.Conv1D")
 def _conv1d(module: Any, name: str, parameter: Tensor) -> Layout | None:
-    # A linear map that stores (in, out); GPT-2's c_attn holds q, k and v side by side.
-    fused = ("q", "k", "v") if parameter.shape[-1] == 3 * parameter.shape[0] and name == "weight" else ()
-    return {"weight": replace(IN_OUT, block_axis=1, block_names=fused), "bias": BIAS}.get(name)
+    return {"weight": IN_OUT, "bias": BIAS}.get(name)  # a linear map that stores (in, out)
 
 
 @layout("DeepseekV4GroupedLinear")
@@ -178,6 +176,65 @@ def _transformers(module: Any, name: str, parameter: Tensor) -> Layout | None:
     if said is not None and said.role == "position" and not parameter.requires_grad:
         return STATE  # a table of sines
     return None
+
+
+# --- fused projections -----------------------------------------------------------------------------------------------------
+
+QKV, KV, GLU = ("q", "k", "v"), ("k", "v"), ("gate", "up")
+"""Blocks in the order in which they are stored. The gate is the half that goes through the activation."""
+
+
+def _sizes(parent: Any, kind: str, held: str) -> tuple[tuple[str, ...], tuple[int, ...]] | None:
+    """The blocks of a fused projection, and their sizes where they are not equal; None where the rows are not in blocks.
+
+    Interleaved head by head, and so no blocks: GPTNeoX, BLOOM, Persimmon, MiniMax, DeBERTa and Qwen3Next; CodeGen interleaves
+    in four parts; Falcon and GPTBigCode do so without multi_query.
+    """
+    if held == "qkv":
+        return QKV, (parent.q_dim, parent.kv_dim, parent.kv_dim) if hasattr(parent, "kv_dim") else ()
+    if f"{kind}.{held}" in EQUAL:
+        return QKV, ()
+    if held == "c_attn" and kind in ("GPT2Attention", "ImageGPTAttention", "DecisionTransformerGPT2Attention"):
+        return (KV if parent.is_cross_attention else QKV), ()
+    if held == "c_attn" and kind == "GPTBigCodeAttention" and parent.multi_query and not parent.is_cross_attention:
+        return QKV, (parent.embed_dim, parent.kv_dim, parent.kv_dim)
+    if held == "qkv_proj" and kind in ("Phi3Attention", "Phi4MultimodalAttention"):
+        kv = parent.num_key_value_heads * parent.head_dim
+        return QKV, (parent.config.num_attention_heads * parent.head_dim, kv, kv)
+    if held == "Wqkv" and kind == "DbrxAttention":
+        kv = parent.num_key_value_heads * parent.head_dim
+        return QKV, (parent.hidden_size, kv, kv)
+    if held == "query_key_value" and kind == "FalconAttention" and parent.multi_query and not parent.new_decoder_architecture:
+        return QKV, (parent.num_heads * parent.head_dim, parent.head_dim, parent.head_dim)
+    if held == "in_proj_qkv" and kind.endswith("GatedDeltaNet"):
+        return QKV, (parent.key_dim, parent.key_dim, parent.value_dim)
+    if held == "to_kv":
+        return KV, ()
+    if held in ("gate_up_proj", "input_linear", "Wi") and kind.endswith(("MLP", "SwiGLU")):
+        return (("up", "gate") if kind == "Phi4MultimodalAudioMLP" else GLU), ()
+    if held == "fc1" and kind in ("MoonshineDecoderMLP", "MoonshineStreamingDecoderMLP"):
+        return ("up", "gate"), ()
+    return None
+
+
+EQUAL = """
+    ModernBertAttention.Wqkv MptAttention.Wqkv BarkSelfAttention.att_proj Attention.c_attn LayoutLMv2SelfAttention.qkv_linear
+""".split()
+
+
+@part(r"transformers\.models\..*")
+def _held(parent: Any, held: str, name: str, parameter: Tensor, own: Layout) -> Layout | None:
+    if held == "embed_positions" and own.role == "embedding" and not parameter.requires_grad:
+        return STATE  # Whisper's table of sines
+    if held == "weights" and own_class(parent).__name__ == "AxialPositionEmbeddings":  # Reformer's list of tables
+        return POSITION
+    if name not in ("weight", "bias") or own.role not in ("weight", "bias"):
+        return None
+    fused = _sizes(parent, own_class(parent).__name__, held)
+    if fused is None:
+        return None
+    axis = own.out_axes[0] if own.role == "weight" else 0
+    return replace(own, block_axis=axis, block_names=fused[0], block_sizes=fused[1])
 
 
 # --- these and others ------------------------------------------------------------------------------------------------------

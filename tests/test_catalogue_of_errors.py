@@ -15,8 +15,8 @@ CATALOGUE = Path(__file__).with_name("catalogue_of_errors.md").read_text(encodin
 ROWS = re.findall(r"^```yaml ?(\w*)\n(.*?)^```\n```text\n(.*?)\n```$", CATALOGUE, flags=re.MULTILINE | re.DOTALL)
 RAW = re.compile(
     # Words of pydantic, OmegaConf, Hydra and ANTLR, which are for those who program with them.
-    r"pydantic|[Ii]nput should|validation error|omegaconf|DictConfig|ListConfig|NoneType|full_key|object_type|Interpolation key|"
-    r"resolving interpolation|Recursive interpolation|expecting|no viable|token recognition|Could not|defaults list;|Traceback"
+    r"pydantic|[Ii]nput should|validation error|omegaconf|DictConfig|ListConfig|NoneType|full_key|object_type|Traceback|"
+    r"Interpolation key|resolving interpolation|Recursive interpolation|expecting|no viable|token recognition|Could not"
 )
 
 

@@ -98,6 +98,7 @@ OFFERED = {
     "plan init.nonlinearity=leaky_relu init.nonlinearity.": "init.nonlinearity.name= init.nonlinearity.negative_slope=",
     "plan init.rules.mine.glob=x init.rules.m": "init.rules.mine.",
     "plan init.layouts.qkv.match=x init.layouts.": "init.layouts.qkv.",
+    "plan 'init.rules.a\nb.glob=x' init.rules.a": "",  # a line is a candidate
     "plan init.layouts.qkv.t": "init.layouts.qkv.transposed=",
     "plan init.gain.": "",
     "plan init.nonsense.": "",

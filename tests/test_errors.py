@@ -215,13 +215,14 @@ ROWS: list[tuple[Make, list[str], str]] = [
         mlp,
         ['rules.head.search="head.("'],
         "init.rules.head.search = 'head.('  (override 'init.rules.head.search=\"head.(\"'): the pattern does not compile: "
-        "missing ), unterminated subpattern at position 5",
+        "missing ), unterminated subpattern at position 5\n"
+        "  -> it is a regex of Python's `re`, in which ( [ { . * + ? | ^ $ that are meant as such have a \\ in front",
     ),
     (
         mlp,
         ['rules.head.match="(a{500}){500}"'],
         "init.rules.head.match = '(a{500}){500}'  (override 'init.rules.head.match=\"(a{500}){500}\"'): the repetitions of "
-        "the pattern multiply to more than 100000",
+        "the pattern multiply to more than 100000\n  -> make it simpler and shorter",
     ),
     (
         long_names,
@@ -270,7 +271,8 @@ ROWS: list[tuple[Make, list[str], str]] = [
     (
         mlp,
         ["rules.head.expect=2"],
-        "init.rules.head.expect = 2  (override 'init.rules.head.expect=2'): it wins 1 parameter",
+        "init.rules.head.expect = 2  (override 'init.rules.head.expect=2'): it wins 1 parameter\n"
+        "  -> if that is right, write init.rules.head.expect=1",
     ),
     # Parameters that nobody claims.
     (
@@ -392,7 +394,9 @@ ROWS: list[tuple[Make, list[str], str]] = [
         "- init.gain = True  (override 'init.gain=true'): neither a number nor an expression\n"
         '    -> write a number, or an expression such as "1/sqrt(2*n_layers)"\n'
         "- init.seed = 'x'  (override 'init.seed=x'): not an integer\n"
+        "    -> write an integer, such as 3\n"
         "- init.rules.bias.ndim = 'two'  (override 'init.rules.bias={ndim: two}'): not an integer\n"
+        "    -> write an integer, such as 3\n"
         "- init.rules.haed  (override 'init.rules.haed.gain=3'): the rule selects nothing: it has no selector\n"
         f"    -> did you mean the rule 'head'? a new rule needs one of {SELECTORS}",
     ),
@@ -403,6 +407,7 @@ ROWS: list[tuple[Make, list[str], str]] = [
         "- init.initializer = 'nope'  (override 'init.initializer=nope'): no initializer is named 'nope'\n"
         "    -> `initconf list` shows them all\n"
         "- init.rules.head.expect = [2, 3]  (override 'init.rules.head.expect=[2,3]'): it wins 1 parameter\n"
+        "    -> if that is right, write init.rules.head.expect=1\n"
         "- init.rules.new  (override 'init.rules.new={role: position, gain: 2}'): it matches nothing: no parameter has role "
         "position\n    -> there are: bias, weight\n"
         f"- {BIASES}  (override 'init.rules.bias=null'): no rule claims it (role bias); the rule 'bias' is switched off\n"

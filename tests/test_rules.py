@@ -144,8 +144,11 @@ def test_optional_and_empty_rules_may_match_nothing() -> None:
         (3, None),
         ([0, 3], None),
         ([3, 9], None),
-        (2, "init.rules.b.expect = 2  (python): it wins 3 parameters"),
-        ([4, 5], "init.rules.b.expect = [4, 5]  (python): it wins 3 parameters"),
+        (2, "init.rules.b.expect = 2  (python): it wins 3 parameters\n  -> if that is right, write init.rules.b.expect=3"),
+        (
+            [4, 5],
+            "init.rules.b.expect = [4, 5]  (python): it wins 3 parameters\n  -> if that is right, write init.rules.b.expect=3",
+        ),
     ],
 )
 def test_expect(expect: Any, text: str | None) -> None:
@@ -159,7 +162,8 @@ def test_expect(expect: Any, text: str | None) -> None:
 def test_expect_counts_what_is_won() -> None:
     rules = {"b": {"role": "bias", "initializer": "zeros", "expect": 3}, "head": {"glob": "head.*", "initializer": "ones"}}
     assert refused(mlp(), rules) == (
-        "init.rules.b.expect = 3  (python): it wins 2 parameters, and 1 that it matches go to others"
+        "init.rules.b.expect = 3  (python): it wins 2 parameters, and 1 that it matches goes to init.rules.head\n"
+        "  -> if that is right, write init.rules.b.expect=2"
     )
     assert plan_of(mlp(), {**rules, "b": {"role": "bias", "initializer": "zeros", "expect": 2}})
     # Of a parameter that consists of blocks, one block is enough.

@@ -88,9 +88,9 @@ QUOTE = "\n  -> put it in single quotes: '...' in YAML, and in Hydra quotes (\".
             {"gain": "fanin"},
             "init.gain = 'fanin'  (python): 'fanin' in 'fanin' is not known in expressions; did you mean 'fan_in'?" + NUMBER,
         ),
-        ({"gain": float("nan")}, "init.gain = nan  (python): not a finite number"),
-        ({"gain": float("-inf")}, "init.gain = -inf  (python): not a finite number"),
-        ({"gain": 10**400}, f"init.gain = 1{'0' * 96}...  (python): the number is too large"),
+        ({"gain": float("nan")}, "init.gain = nan  (python): not a finite number\n  -> write a finite one"),
+        ({"gain": float("-inf")}, "init.gain = -inf  (python): not a finite number\n  -> write a finite one"),
+        ({"gain": 10**400}, f"init.gain = 1{'0' * 96}...  (python): the number is too large\n  -> write one below 2e+308"),
         ({"mode": "fan_inn"}, "init.mode = 'fan_inn'  (python): not a mode\n  -> did you mean 'fan_in'?"),
         ({"mode": "fan_sum"}, "init.mode = 'fan_sum'  (python): not a mode\n  -> fan_avg is half of it"),
         (
@@ -122,7 +122,7 @@ QUOTE = "\n  -> put it in single quotes: '...' in YAML, and in Hydra quotes (\".
             "  -> write a name, or a mapping such as {name: leaky_relu, negative_slope: 0.2}",
         ),
         ({"seed": "3"}, "init.seed = '3'  (python): not an integer\n  -> write 3, without quotes"),
-        ({"seed": True}, "init.seed = True  (python): not an integer"),
+        ({"seed": True}, "init.seed = True  (python): not an integer\n  -> write an integer, such as 3"),
         ({"seed": 1.0}, "init.seed = 1.0  (python): not an integer\n  -> write 1"),
         (
             {"unmatched": "kep"},
@@ -167,11 +167,16 @@ QUOTE = "\n  -> put it in single quotes: '...' in YAML, and in Hydra quotes (\".
             "init.rules.a.match = ['ab']  (python): YAML read the pattern as a list" + QUOTE,
         ),
         ({"rules": {"a": {"glob": 3}}}, "init.rules.a.glob = 3  (python): a pattern is a string" + QUOTE),
-        ({"rules": {"a": {"search": ""}}}, "init.rules.a.search = ''  (python): the pattern is empty"),
+        (
+            {"rules": {"a": {"search": ""}}},
+            "init.rules.a.search = ''  (python): the pattern is empty\n"
+            "  -> write null where none is meant, and * as a glob for everything",
+        ),
         (
             {"rules": {"a": {"match": "head.("}}},
             "init.rules.a.match = 'head.('  (python): the pattern does not compile: missing ), "
-            "unterminated subpattern at position 5",
+            "unterminated subpattern at position 5\n"
+            "  -> it is a regex of Python's `re`, in which ( [ { . * + ? | ^ $ that are meant as such have a \\ in front",
         ),
         (
             {"rules": {"a": {"role": "weights"}}},
@@ -184,7 +189,7 @@ QUOTE = "\n  -> put it in single quotes: '...' in YAML, and in Hydra quotes (\".
         ({"rules": {"a": {"ndim": "2"}}}, "init.rules.a.ndim = '2'  (python): not an integer\n  -> write 2, without quotes"),
         (
             {"rules": {"a": {"glob": "*", "priority": 1.5}}},
-            "init.rules.a.priority = 1.5  (python): not an integer",
+            "init.rules.a.priority = 1.5  (python): not an integer\n  -> write an integer, such as 3",
         ),
         (
             {"rules": {"a": {"glob": "*", "optional": "yes"}}},

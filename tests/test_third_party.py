@@ -119,12 +119,84 @@ def test_experts_in_one_matrix_are_orthogonal_each() -> None:
 def test_gpt2_s_linear_map_stores_in_out() -> None:
     module = made("transformers.pytorch_utils.Conv1D", {"weight": (4, 12), "bias": (12,)})
     found = sites(module)
-    assert [(part.block, part.start, part.fan_in, part.fan_out) for part in found["weight"].blocks] == [
-        ("q", 0, 4, 4),
-        ("k", 4, 4, 4),
-        ("v", 8, 4, 4),
-    ]
+    assert (found["weight"].fan_in, found["weight"].fan_out, found["weight"].blocks) == (4, 12, ())
     assert (found["bias"].role, found["bias"].fan_in) == ("bias", 4)
+
+
+# --- fused projections -------------------------------------------------------------------------------------------------------
+
+CONV1D = "transformers.pytorch_utils.Conv1D"
+LINEAR = "torch.nn.modules.linear.Linear"
+PARTS = {
+    # parent, attributes; child, its class, its shape; names and sizes of the blocks
+    "GPT-2": ("gpt2.GPT2Attention", {"is_cross_attention": False}, "c_attn", CONV1D, (4, 12), {"q": 4, "k": 4, "v": 4}),
+    "GPT-2, cross": ("gpt2.GPT2Attention", {"is_cross_attention": True}, "c_attn", CONV1D, (4, 8), {"k": 4, "v": 4}),
+    "GPT-2's MLP": ("gpt2.GPT2MLP", {}, "c_fc", CONV1D, (4, 12), {}),
+    "MPT": ("mpt.MptAttention", {}, "Wqkv", LINEAR, (12, 4), {"q": 4, "k": 4, "v": 4}),
+    "DBRX": (
+        "dbrx.DbrxAttention",
+        {"num_key_value_heads": 1, "head_dim": 2, "hidden_size": 8},
+        "Wqkv",
+        LINEAR,
+        (12, 8),
+        {"q": 8, "k": 2, "v": 2},
+    ),
+    "Falcon": (
+        "falcon.FalconAttention",
+        {"multi_query": True, "new_decoder_architecture": False, "num_heads": 4, "head_dim": 2},
+        "query_key_value",
+        LINEAR,
+        (12, 8),
+        {"q": 8, "k": 2, "v": 2},
+    ),
+    "Falcon, interleaved": (
+        "falcon.FalconAttention",
+        {"multi_query": True, "new_decoder_architecture": True},
+        "query_key_value",
+        LINEAR,
+        (12, 8),
+        {},
+    ),
+    "GPTBigCode": (
+        "gpt_bigcode.GPTBigCodeAttention",
+        {"multi_query": True, "is_cross_attention": False, "embed_dim": 8, "kv_dim": 2},
+        "c_attn",
+        LINEAR,
+        (12, 8),
+        {"q": 8, "k": 2, "v": 2},
+    ),
+    "GPT-NeoX, interleaved": ("gpt_neox.GPTNeoXAttention", {}, "query_key_value", LINEAR, (12, 4), {}),
+    "vision": ("qwen2_vl.VisionAttention", {}, "qkv", LINEAR, (12, 4), {"q": 4, "k": 4, "v": 4}),
+    "EXAONE": ("exaone4_5.Some", {"q_dim": 8, "kv_dim": 2}, "qkv", LINEAR, (12, 4), {"q": 8, "k": 2, "v": 2}),
+    "gated MLP": ("phi3.Phi3MLP", {}, "gate_up_proj", LINEAR, (12, 4), {"gate": 6, "up": 6}),
+    "up first": ("phi4_multimodal.Phi4MultimodalAudioMLP", {}, "gate_up_proj", LINEAR, (12, 4), {"up": 6, "gate": 6}),
+    "linear attention": (
+        "qwen3_5.Qwen3_5GatedDeltaNet",
+        {"key_dim": 2, "value_dim": 8},
+        "in_proj_qkv",
+        LINEAR,
+        (12, 4),
+        {"q": 2, "k": 2, "v": 8},
+    ),
+}
+
+
+@pytest.mark.parametrize("row", PARTS)
+def test_fused_projections(row: str) -> None:
+    parent, own, held, child, shape, expected = PARTS[row]
+    width = shape[1] if child == CONV1D else shape[0]
+    if child == CONV1D:
+        part = made(child, {"weight": shape, "bias": (width,)})
+    else:
+        part = nn.Linear(shape[1], shape[0])
+    package, _, name = parent.partition(".")
+    model = made(f"transformers.models.{package}.modeling_{package}.{name}", {}, **own)
+    model.add_module(held, part)
+    for site in survey(model):
+        assert {str(block.block): block.shape[block.layout.block_axis] for block in site.blocks} == expected
+        assert [block.start for block in site.blocks] == [sum([*expected.values()][:i]) for i in range(len(expected))]
+        for block in site.blocks:
+            assert (block.fan_in, block.fan_out) == (4 if 4 in shape else 8, expected[str(block.block)])
 
 
 # --- norms -------------------------------------------------------------------------------------------------------------------

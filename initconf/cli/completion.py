@@ -15,29 +15,26 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
-from typing import Any
 
+from initconf.cli.answers import Answer
 from initconf.cli.typed import Candidate, Typed, read, unquoted
 
 
-def script(args: Namespace) -> Any:
+def script(args: Namespace) -> Answer:
     """The script that teaches a shell to complete."""
-    from initconf.cli.answers import Answer
-
     text = Path(__file__).with_suffix(f".{args.shell}").read_text(encoding="utf-8")
     return Answer(text, [text.rstrip("\n")])
 
 
 def complete(words: Sequence[str], parser: ArgumentParser, commands: Mapping[str, ArgumentParser]) -> int:
     """Print the candidates for the last of these words, which a `--` may stand in front of."""
-    found: list[Candidate] = []
     try:
         with redirect_stdout(StringIO()), redirect_stderr(StringIO()), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             found = candidates([unquoted(word) for word in words[words[:1] == ["--"] :]], parser, commands)
+        sys.stdout.write("".join(f"{word}\t{' '.join(text.split())}\n" for word, text in found))
     except (Exception, SystemExit):  # noqa: BLE001 - half a command line may be anything, and a prompt is no place to say so
         pass
-    sys.stdout.write("".join(f"{word}\t{text}\n" for word, text in found))
     return 0
 
 
@@ -51,7 +48,7 @@ def candidates(words: Sequence[str], parser: ArgumentParser, commands: Mapping[s
         found = _flags(parser)
     elif not before:
         found = ((name, one.get_default("command").help) for name, one in commands.items())
-    return [one for one in found if one[0].startswith(current)]
+    return [one for one in found if one[0].startswith(current) and one[0].isprintable()]
 
 
 # --- flags and arguments ---------------------------------------------------------------------------------------------------

@@ -1,11 +1,14 @@
-"""Two data sets that need no download: scikit-learn's digits and the text of Python's own help topics."""
+"""Data sets that need no download: scikit-learn's digits, also as several tasks, and the text of Python's own help topics."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -42,6 +45,40 @@ def digits(flat: bool = False) -> Dataset:
         x = x.reshape(-1, 1, 8, 8)
     sizes = {"in_features": 64, "in_channels": 1, "image_size": 8, "num_classes": 10}
     return Dataset(x[~test], y[~test], x[test], y[test], sizes)
+
+
+def digits_tasks(tasks: int = 5, kind: Literal["permuted", "rotated"] = "permuted", seed: int = 0) -> Dataset:
+    """The digits as several tasks: `(n, 1 + 64)`, the number of the task and the pixels; every task has all digits.
+
+    Task 0 are the digits themselves. In the others the pixels are permuted, by a permutation of its own for each, which `seed`
+    decides; or the images are rotated, by `360 / tasks` degrees more for each. Raises ValueError for another kind or fewer
+    than one task.
+    """
+    if kind not in ("permuted", "rotated") or tasks < 1:
+        raise ValueError(f"kind={kind}, tasks={tasks}: choose permuted or rotated, and one task or more")
+    plain, generator = digits(), torch.Generator().manual_seed(seed)
+    orders = [torch.arange(64), *(torch.randperm(64, generator=generator) for _ in range(tasks - 1))]
+
+    def as_task(x: Tensor, task: int) -> Tensor:
+        pixels = x.flatten(1)[:, orders[task]] if kind == "permuted" else _rotated(x, 2 * math.pi * task / tasks).flatten(1)
+        return torch.cat([torch.full((len(x), 1), float(task)), pixels], 1)
+
+    train_x, test_x = (torch.cat([as_task(x, task) for task in range(tasks)]) for x in (plain.train_x, plain.test_x))
+    sizes = {"in_features": 65, "num_classes": 10, "num_tasks": tasks}
+    # The tests take the first examples of the training set for its loss: every task is to be among them.
+    mixed = torch.randperm(len(train_x), generator=generator)
+    train_y, test_y = plain.train_y.repeat(tasks), plain.test_y.repeat(tasks)
+    return Dataset(train_x[mixed], train_y[mixed], test_x, test_y, sizes)
+
+
+def _rotated(x: Tensor, angle: float) -> Tensor:
+    """Images `(n, 1, h, w)` turned about their middle by `angle` in radians; what comes in from outside is background."""
+    if angle == 0:
+        return x
+    turn = torch.tensor([[math.cos(angle), -math.sin(angle), 0.0], [math.sin(angle), math.cos(angle), 0.0]])
+    grid = F.affine_grid(turn.expand(len(x), 2, 3), list(x.shape), align_corners=False)
+    background = x.min()
+    return F.grid_sample(x - background, grid, align_corners=False) + background
 
 
 # Newline and printable ASCII, whatever the text holds: the sizes of a model do not depend on Python's version.

@@ -81,6 +81,7 @@ loaded = cache(initconf.load)
 def test_every_parameter_of_an_architecture_is_claimed_and_written(architecture: Architecture, scheme: str) -> None:
     model = architecture.build()
     tied = names_by_tensor(model)
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.fill_(UNWRITTEN)
@@ -94,6 +95,7 @@ def test_every_parameter_of_an_architecture_is_claimed_and_written(architecture:
     assert names_by_tensor(model) == tied
     left = {ORIGINAL.sub(r".\1", name) for name, parameter in model.named_parameters() if bool((parameter == UNWRITTEN).any())}
     assert left == set(kept)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in model.named_buffers())
     for name, module in model.named_modules():
         if isinstance(module, nn.Embedding) and module.padding_idx is not None and plan[f"{name}.weight"].role == "embedding":
             assert not module.weight[module.padding_idx].any()
@@ -532,3 +534,127 @@ def test_roles_and_fans(architecture: str, end: str, role: str, fans: tuple[floa
 
 def test_frequencies_are_no_parameters() -> None:
     assert not [name for row in ALL for name in sites_of(row.name) if "inv_freq" in name]
+
+
+# --- fused projections -----------------------------------------------------------------------------------------------------
+
+
+def fused(model: nn.Module, name: str) -> dict[str, Site]:
+    """The blocks of the first parameter of a name."""
+    site = next(site for site in survey(model) if site.name.endswith(name))
+    return {str(block.block): block for block in site.blocks}
+
+
+FUSED = [
+    ("GPT2LMHeadModel", "c_attn.weight", {"q": 32, "k": 32, "v": 32}),
+    ("Phi3ForCausalLM", "qkv_proj.weight", {"q": 32, "k": 16, "v": 16}),
+    ("MptForCausalLM", "Wqkv.weight", {"q": 32, "k": 32, "v": 32}),
+    ("DbrxForCausalLM", "Wqkv.weight", {"q": 32, "k": 16, "v": 16}),
+    ("FalconForCausalLM", "query_key_value.weight", {"q": 32, "k": 8, "v": 8}),
+    ("GPTBigCodeForCausalLM", "c_attn.weight", {"q": 32, "k": 8, "v": 8}),
+    ("ModernBertForMaskedLM", "Wqkv.weight", {"q": 32, "k": 32, "v": 32}),
+]
+
+
+@pytest.mark.parametrize(("architecture", "name", "sizes"), FUSED, ids=[row[0] for row in FUSED])
+def test_fused_attention(architecture: str, name: str, sizes: dict[str, int]) -> None:
+    """What attends to what depends on q and k and not on v: so the blocks are where the forward pass reads them."""
+    (row,) = (row for row in ALL if row.name == architecture)
+    model = row.build().eval()
+    model.set_attn_implementation("eager")
+    initconf.initialize(model, loaded("lecun"))
+    blocks = fused(model, name)
+    assert {key: block.fan_out for key, block in blocks.items()} == sizes
+    assert {block.fan_in for block in blocks.values()} == {32}
+    weight = next(parameter for key, parameter in model.named_parameters() if key.endswith(name))
+
+    def attention() -> Tensor:
+        with torch.no_grad():
+            return model(torch.arange(3, 15)[None], output_attentions=True).attentions[0]  # type: ignore[no-any-return]
+
+    before = attention()
+    for key, block in blocks.items():
+        part = weight.detach().narrow(block.layout.block_axis, block.start, sizes[key])
+        kept = part.clone()
+        part.copy_(normal(*part.shape))
+        assert torch.equal(attention(), before) is (key == "v")
+        part.copy_(kept)
+
+
+@pytest.mark.parametrize(
+    ("architecture", "name"),
+    [
+        ("GPTNeoXForCausalLM", "query_key_value.weight"),
+        ("BloomForCausalLM", "query_key_value.weight"),
+        ("PersimmonForCausalLM", "query_key_value.weight"),
+        ("CodeGenForCausalLM", "qkv_proj.weight"),
+        ("DebertaForMaskedLM", "in_proj.weight"),
+        ("Qwen3NextForCausalLM", "in_proj_qkvz.weight"),
+    ],
+)
+def test_what_is_interleaved_has_no_blocks(architecture: str, name: str) -> None:
+    (row,) = (row for row in ALL if row.name == architecture)
+    assert fused(row.build(), name) == {}
+
+
+def test_every_child_called_qkv_holds_them_side_by_side() -> None:
+    """The output is read as (..., 3, heads, head), or split: whatever class it is that holds it."""
+    wrong, seen = [], 0
+    for path in sorted(SOURCES.glob("*/modeling_*.py")):
+        for source in re.split(r"^class ", path.read_text(), flags=re.MULTILINE)[1:]:
+            if re.search(r"self\.qkv = ", source):
+                seen += 1
+                if not re.search(
+                    r"(reshape|view)\([^()]*?,\s*3,|split\(\s*\[self\.q_dim, self\.kv_dim, self\.kv_dim\]", source
+                ):
+                    wrong.append(f"{path.parent.name}.{source.partition('(')[0]}")
+    assert wrong == []
+    assert seen >= 39
+
+
+def test_cross_attention_of_gpt2() -> None:
+    config = transformers.GPT2Config(n_embd=32, n_head=4, n_layer=1, add_cross_attention=True, vocab_size=99)
+    model = transformers.GPT2LMHeadModel(config)
+    assert list(fused(model, "crossattention.c_attn.weight")) == ["k", "v"]
+    assert list(fused(model, "crossattention.c_attn.bias")) == ["k", "v"]
+    assert fused(model, "crossattention.q_attn.weight") == {}
+    # An MLP of three times the width is no attention.
+    wide = transformers.GPT2LMHeadModel(transformers.GPT2Config(n_embd=32, n_head=4, n_layer=1, n_inner=96, vocab_size=99))
+    assert fused(wide, "c_fc.weight") == {}
+
+
+GATED = ["Phi3ForCausalLM", "Glm4ForCausalLM", "ModernBertForMaskedLM"]
+
+
+@pytest.mark.parametrize("architecture", GATED)
+def test_fused_gates(architecture: str) -> None:
+    """With the rows of `gate` at zero, the activation is given zeros."""
+    (row,) = (row for row in ALL if row.name == architecture)
+    model = row.build().eval()
+    initconf.initialize(model, loaded("lecun"))
+    site = next(site for site in survey(model) if site.name.endswith(("gate_up_proj.weight", "Wi.weight")))
+    gate, up = site.blocks
+    assert (gate.block, up.block) == ("gate", "up")
+    assert gate.fan_out == up.fan_out == site.shape[0] / 2
+    path, _, _ = site.name.rpartition(".")
+    holder, watched = model.get_submodule(path.rpartition(".")[0]), Watched(gated=True)
+    setattr(holder, next(name for name in ("activation_fn", "act_fn", "act") if hasattr(holder, name)), watched)
+    with torch.no_grad():
+        model.get_parameter(site.name)[gate.start : gate.start + gate.shape[0]].zero_()
+        model(torch.arange(3, 15)[None])
+    assert watched.given
+    assert not any(inputs.any() for inputs in watched.given)
+
+
+def test_tables_of_sines_stay() -> None:
+    for name, table in (
+        ("WhisperForConditionalGeneration", "model.encoder.embed_positions"),
+        ("MarianMTModel", "model.encoder.embed_positions"),
+    ):
+        (row,) = (row for row in ALL if row.name == name)
+        model = row.build()
+        held = next(parameter for key, parameter in model.named_parameters() if key.startswith(table))
+        before = held.detach().clone()
+        assert before.std() > 0.3
+        initconf.initialize(model, loaded("he"))
+        assert torch.equal(held, before)

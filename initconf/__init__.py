@@ -13,7 +13,7 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "load": "loading",
-    "compile": "compiler",
+    "compile": "apply",
     "apply": "apply",
     "initialize": "apply",
     "InitSpec": "spec",
@@ -33,7 +33,7 @@ _HOMES = {
     "Problem": "errors",
 }
 
-__all__ = sorted([*_HOMES, "laws", "__version__"])
+__all__ = sorted([*_HOMES, "hyper", "laws", "__version__"])
 
 # In a source checkout (and so in an editable install) the schemes lie beside the package, in a wheel inside it.
 _root = _Path(__file__).resolve().parent
@@ -43,8 +43,8 @@ del _root, _Path
 
 
 def __getattr__(name: str) -> object:
-    if name == "laws":
-        return _import_module("initconf.laws")
+    if name in ("laws", "hyper"):
+        return _import_module(f"initconf.{name}")
     if name not in _HOMES:
         raise AttributeError(f"module 'initconf' has no attribute {name!r}")
     return getattr(_import_module(f"initconf.{_HOMES[name]}"), name)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import operator
 import time
-from collections.abc import Callable, Container, Iterator, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
@@ -15,6 +15,7 @@ import torch
 from initconf import by_torch, layouts, sampling
 from initconf.choosing import Names, choose
 from initconf.compiler import compiled
+from initconf.conditions import copied, second_moments
 from initconf.errors import ApplyError, InitConfError, Problem, SpecError, listed
 from initconf.fitting import check
 from initconf.laws import Keep
@@ -35,6 +36,57 @@ if TYPE_CHECKING:
 log = logging.getLogger("initconf")
 
 
+def compile(
+    model: nn.Module,
+    spec: Any,
+    *,
+    targets: Mapping[str, Any] | None = None,
+    conditions: Any = None,
+    example: Any = None,
+) -> Plan:
+    """Decide what every parameter of a model will receive; nothing is written, and no value is read.
+
+    Args:
+        model: on any device, also meta.
+        spec: whatever `load` takes.
+        targets: what a hypernetwork generates, by name, beside the `targets` of the spec: a main network, a list of targets,
+            shapes, or what has `target_shapes`.
+        conditions: for `input_second_moment: measured`: inputs of the model that stand for those it will see, or a list of
+            such. A copy of the model is initialised and run on them.
+        example: an input for `nonlinearity: auto`: a tensor, a tuple (positional) or a mapping (keywords). The model runs on it
+            once, without gradients; without one it is traced symbolically.
+
+    Returns:
+        The plan. It depends on the spec and on the model's structure alone (and on conditions and targets).
+
+    Raises:
+        SpecError: from `load`.
+        CompileError: with every problem: unknown initializers and arguments, rules that match nothing, parameters that nothing
+            claims, initializers that cannot serve a tensor.
+
+    >>> plan = initconf.compile(model, "he")
+    >>> plan["0.weight"].std
+    0.707...
+    """
+    return compiled(model, load(spec), example=example, targets=targets, measure=_measuring(model, conditions))
+
+
+def _measuring(model: nn.Module, conditions: Any) -> Callable[[Plan, Collection[str]], Mapping[str, float]] | None:
+    """What `compiled` measures with; None without conditions."""
+    if conditions is None:
+        return None
+
+    def measure(plan: Plan, names: Collection[str]) -> Mapping[str, float]:
+        twin = copied(model)
+        found = parameters(twin)
+        on_meta = any(where.parameter.is_meta for where in found.values())
+        mine = {name: where for name, where in found.items() if name in plan}
+        _apply(twin, plan, mine, _Said("cpu" if on_meta else None))
+        return second_moments(twin, names, conditions, plan.seed)
+
+    return measure
+
+
 def initialize(
     model: nn.Module,
     spec: Any,
@@ -42,6 +94,8 @@ def initialize(
     seed: int | None = None,
     device: str | torch.device | None = None,
     generator: torch.Generator | None = None,
+    targets: Mapping[str, Any] | None = None,
+    conditions: Any = None,
     example: Any = None,
     only: Names | None = None,
     skip: Names | None = None,
@@ -57,7 +111,7 @@ def initialize(
         seed: instead of the spec's.
         device: where to put parameters that are on meta.
         generator: see `apply`.
-        example: see `compile`.
+        targets, conditions, example: see `compile`.
         only: the parameters to write, all others stay as they are: a regex for whole names, or names. Each parameter gets what
             it would get if all were written; for fresh values give another seed.
         skip: the parameters that stay as they are, likewise: `skip=checkpoint.keys()` leaves what was loaded.
@@ -80,7 +134,8 @@ def initialize(
     walked = walk(model)
     found = walked.by_name()
     chosen, notes = choose(found, model, only, skip)
-    plan = compiled(model, spec, example=example, walked=walked, chosen=chosen)
+    measure = _measuring(model, conditions)
+    plan = compiled(model, spec, example=example, walked=walked, chosen=chosen, targets=targets, measure=measure)
     for warning in plan.warnings:
         log.warning(warning)
     said = _Said(device, generator, threads, progress, verify == "stats", notes)

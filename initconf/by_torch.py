@@ -51,7 +51,9 @@ def refusals(plan: Plan, found: Mapping[str, Found]) -> list[Problem]:
         for entry in plan.leaves()
         if not isinstance(entry.law, _BY_LAW) and not registry.is_torch(entry.initializer)
     ]
-    return sharded + halves + others
+    text = "its blocks have laws of their own, and torch's functions fill whole tensors"
+    parts = [Problem(text, entry.name, remedy="leave the generator out") for entry in plan if entry.blocks]
+    return sharded + halves + others + parts
 
 
 def write(entry: Entry, where: Found, generator: torch.Generator) -> None:

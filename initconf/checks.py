@@ -183,3 +183,52 @@ def positive(value: Any) -> Any:
     if value is None or (isinstance(value, int) and not isinstance(value, bool) and value >= 1):
         return value
     raise fail("not a positive integer", "write an integer, such as 2")
+
+
+def text(what: str, example: str) -> Callable[[Any], Any]:
+    def check(value: Any) -> Any:
+        if value is None or (isinstance(value, str) and value):
+            return value
+        raise fail(f"not a {what}", f"write a string, such as {example}")
+
+    return check
+
+
+def group(value: Any) -> Any:
+    if value is None or (isinstance(value, (int, str)) and not isinstance(value, bool)):
+        return value
+    raise fail("not a layer", "write a string or an integer, the same for a weight and its bias")
+
+
+def shape(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not all(isinstance(n, int) and not isinstance(n, bool) and n > 0 for n in value):
+        raise fail("not a shape", "write positive integers: [300, 784], and [] for a single number")
+    return tuple(value)
+
+
+def shapes(value: Any) -> Any:
+    if value is None:
+        return None
+    if not isinstance(value, (list, tuple)) or not value:
+        raise fail("not a list of shapes", "write [[300, 784], [300]]")
+    return tuple(shape([None] if one is None else one) for one in value)
+
+
+def finite(value: Any) -> Any:
+    if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)):
+        return value
+    raise fail("not a finite number", "write one, such as 0.5")
+
+
+def not_negative(value: Any) -> Any:
+    if finite(value) is not None and value < 0:
+        raise fail("a variance is not negative", "write 0 for a constant")
+    return value
+
+
+def above_zero(value: Any) -> Any:
+    if finite(value) is not None and value <= 0:
+        raise fail("a fan is above 0", "write the number of products in a sum, such as 784")
+    return value

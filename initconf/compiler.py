@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import copy
 import re
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Collection, Container, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import activations, diagnosis, expressions, registry
 from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, listed
+from initconf.heads import Described, Heads, Ordinary, as_sites, with_assumed_moment
+from initconf.hyper.heads import MEASURED
 from initconf.laws import Constant, Law
-from initconf.loading import load
 from initconf.origins import Feed
 from initconf.owners import SHARDED, Walk, parameters
 from initconf.parametrized import assign, parametrised
@@ -26,7 +27,6 @@ from initconf.survey import survey, uncollected
 if TYPE_CHECKING:
     from torch import nn
 
-AUTO = ("auto", {"name": "auto"})
 _USUAL = {
     "norm_scale": "ones",
     "embedding": "{name: normal, std: 0.02}",
@@ -40,65 +40,39 @@ _USUAL = {
 PATTERNS = ("match", "search", "glob")
 
 
-def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
-    """Decide what every parameter of a model will receive; nothing is written and no value is read.
-
-    Args:
-        model: on any device, also meta.
-        spec: whatever `load` takes.
-        example: an input for `nonlinearity: auto`: a tensor, a tuple (positional) or a mapping (keywords). The model runs on it
-            once, without gradients; without one it is traced symbolically.
-
-    Returns:
-        The plan. It depends on the spec and on the model's structure alone.
-
-    Raises:
-        SpecError: from `load`.
-        CompileError: with every problem: unknown initializers and arguments, rules that match nothing, parameters that nothing
-            claims, initializers that cannot serve a tensor.
-
-    >>> plan = initconf.compile(model, "he")
-    >>> plan["0.weight"].std
-    0.707...
-    """
-    return compiled(model, load(spec), example=example)
-
-
 @uncollected()
 def compiled(
-    model: nn.Module, spec: InitSpec, *, example: Any = None, walked: Walk | None = None, chosen: Container[str] | None = None
+    model: nn.Module,
+    spec: InitSpec,
+    *,
+    example: Any = None,
+    walked: Walk | None = None,
+    chosen: Container[str] | None = None,
+    targets: Mapping[str, Any] | None = None,
+    measure: Callable[[Plan, Collection[str]], Mapping[str, float]] | None = None,
 ) -> Plan:
     """The plan of a spec that is loaded.
 
     Args:
         walked: a walk over the model that was made already.
         chosen: the parameters to plan for, by any of their names; left out, all.
+        targets: what a hypernetwork generates, by name, beside those of the spec.
+        measure: of a plan and the names of parameters that it serves: E[h^2] of what enters their linear maps, of those that
+            have one. For `input_second_moment: measured`; left out, that is an error.
     """
-    _refuse_unready(spec)
     sites = _survey(model, spec, walked)
+    work = _Compilation(spec, sites, _matched(spec, sites), model, example, targets, can_measure=measure is not None)
+    plan = work.plan(chosen)
+    if work.asked and measure is not None:
+        plan = work.with_moments(measure(plan, work.asked)).plan(chosen)
+    return plan
+
+
+def _matched(spec: InitSpec, sites: Sequence[Site]) -> Match:
     try:
-        matched = match(list(spec.live_rules()), sites)
+        return match(list(spec.live_rules()), sites)
     except InitConfError as error:
         raise CompileError(_with_rules(spec, error)) from None
-    work = _Compilation(spec, sites, matched, model, example)
-    entries = [
-        work.entry(i, site)
-        for i, site in enumerate(sites)
-        if chosen is None or any(place.name in chosen for place in site.places)
-    ]
-    for r, verdict in enumerate(matched.verdicts):
-        if verdict.matched or not verdict.rule.optional:  # a scheme's rule for layers that are not there is no concern
-            work.choice(r)
-    work.problems += diagnosis.problems(spec, matched, sites, work.choices)
-    if work.problems or work.grouped:
-        raise CompileError(dict.fromkeys([*work.problems, *work.regroup()]))
-    return Plan(
-        tuple(entry for entry in entries if entry is not None),
-        spec.seed or 0,
-        tuple(diagnosis.warnings(spec, matched, sites, work.choices, work.served)) if chosen is None else (),
-        spec.compat,
-        spec.rng_device or "auto",
-    )
 
 
 def _survey(model: nn.Module, spec: InitSpec, walked: Walk | None = None) -> list[Site]:
@@ -119,7 +93,7 @@ def compile_one(
     model: nn.Module, spec: InitSpec, sites: Sequence[Site], matched: Match, i: int, example: Any = None
 ) -> tuple[Entry | None, list[Problem]]:
     """What site `i` would receive, and the problems that concern it: for a model that does not compile as a whole."""
-    site, work = sites[i], _Compilation(spec, sites, matched, model, example)
+    site, work = sites[i], _Compilation(spec, sites, matched, model, example, can_measure=True)
     entry = work.entry(i, site)
     mine = [r for r, verdict in enumerate(matched.verdicts) if i in verdict.matched]
     for r in mine:
@@ -133,25 +107,18 @@ def compile_one(
     return entry, list(dict.fromkeys([*work.problems, *work.regroup()]))
 
 
-def _refuse_unready(spec: InitSpec) -> None:
-    """What the design has and this version has not: said, not ignored."""
-    asked = {"targets": spec.targets}
-    problems = [
-        Problem("this version of initconf does not know how to do that yet", spec.path(key), source=spec.source(key))
-        for key, value in asked.items()
-        if value
-    ]
-    if problems:
-        raise CompileError(problems)
-
-
 @dataclass
 class _Compilation:
     spec: InitSpec
     sites: Sequence[Site]
     matched: Match
     model: nn.Module
-    example: Any
+    example: Any = None
+    targets: Mapping[str, Any] | None = None
+    measured: Mapping[str, float] | None = None
+    """E[h^2] of what enters the linear map of a parameter, by its name; None as long as nothing is measured."""
+    can_measure: bool = False
+    """Whether it will be; until then it counts as 1."""
     problems: list[Problem] = field(default_factory=list)
     grouped: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
     """Problems that many parameters share, as (path, value, source, text, remedy) -> their names."""
@@ -162,22 +129,60 @@ class _Compilation:
     """An entry for each kind of site under each rule: those of its like differ in their names alone."""
     feeds: dict[str, Feed] | None = None
     """What feeds each weight; the model is traced when the first `auto` is met."""
-    untraced: str | None = None
+    untraced: Problem | None = None
     """Why the model could not be traced."""
+    asked: set[str] = field(default_factory=set)
+    """The parameters of initializers that want E[h^2] to be measured."""
+
+    def __post_init__(self) -> None:
+        self.heads = Heads(
+            self.spec, self.model, self.sites, self.matched, self.targets, self.choice, self._settings, self._ordinary
+        )
+
+    def with_moments(self, measured: Mapping[str, float]) -> _Compilation:
+        """The same once more, with what was measured."""
+        return _Compilation(
+            self.spec, self.sites, self.matched, self.model, self.example, self.targets, measured, feeds=self.feeds
+        )
+
+    def plan(self, chosen: Container[str] | None = None) -> Plan:
+        """The whole plan, or that of some parameters. Raises CompileError with every problem."""
+        spec, sites, matched = self.spec, self.sites, self.matched
+        entries = [
+            self.entry(i, site)
+            for i, site in enumerate(sites)
+            if chosen is None or any(place.name in chosen for place in site.places)
+        ]
+        for r, verdict in enumerate(matched.verdicts):
+            if verdict.matched or not verdict.rule.optional:  # a scheme's rule for layers that are not there is no concern
+                self.choice(r)
+        self.problems += [*self.heads.problems, *diagnosis.problems(spec, matched, sites, self.choices)]
+        if self.problems or self.grouped:
+            raise CompileError(dict.fromkeys([*self.problems, *self.regroup()]))
+        warnings = diagnosis.warnings(spec, matched, sites, self.choices, self.served) if chosen is None else []
+        warnings += [*self.heads.warnings, *self.heads.unused()] if chosen is None else []
+        made = tuple([entry for entry in entries if entry is not None])
+        return Plan(made, spec.seed or 0, tuple(warnings), spec.compat, spec.rng_device or "auto")
 
     def entry(self, i: int, site: Site) -> Entry | None:
         winners = self.matched.winners[i]
+        if (parts := self.heads.parts(i)) is not None:
+            return self._joined(site, [self._leaf(part, winners[0]) for part in parts])
         if not site.blocks:
             return self._leaf(site, winners[0])
         if len(set(winners)) == 1 and (winners[0] is not None or site.role == "weight") and self._serves_whole(winners[0]):
             return self._leaf(twin(site, blocks=()), winners[0])
-        leaves = [self._leaf(block, winner) for block, winner in zip(site.blocks, winners, strict=True)]
+        return self._joined(site, [self._leaf(block, w) for block, w in zip(site.blocks, winners, strict=True)])
+
+    def _joined(self, site: Site, leaves: list[Entry | None]) -> Entry | None:
+        """The entry of a parameter that consists of these; None where one of them was refused."""
         blocks = tuple([leaf for leaf in leaves if leaf is not None])
-        if len(blocks) < len(leaves):
+        if len(blocks) < max(len(leaves), 1):
             return None
+        if blocks[0].block is None:
+            return blocks[0]
         rules = {block.rule for block in blocks}
-        law = joined(blocks, site.layout.block_axis)
-        return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, law, blocks)
+        return _entry(site, rules.pop() if len(rules) == 1 else None, None, {}, joined(blocks, blocks[0].axis), blocks)
 
     def _serves_whole(self, winner: int | None) -> bool:
         choice = self.choice(winner)
@@ -190,7 +195,7 @@ class _Compilation:
         choice = Choice(registry.find("keep"), {}, {}, "unmatched") if kept else self.choice(winner)
         if choice is None:
             return None
-        auto = choice.arguments.get("nonlinearity") in AUTO
+        auto = choice.arguments.get("nonlinearity") in diagnosis.AUTO
         # The shipped initializers see no difference between sites of one kind; a user's may look at whatever a site has.
         alike = None
         if choice.initializer.shipped and site.alike and not auto and site.effective is None:
@@ -223,6 +228,8 @@ class _Compilation:
         if not kept:
             self.served.add(winner)
         name = None if winner is None else self.matched.verdicts[winner].name
+        if site.target is not None:
+            site = with_assumed_moment(site, choice, settings, law)
         entry = _entry(site, name, choice.initializer.name, settings, law, (), feed)
         if alike is not None:
             self.made[alike] = entry
@@ -233,17 +240,17 @@ class _Compilation:
         if self.feeds is None:
             from initconf.tracing import trace
 
-            names = {id(found.parameter): name for name, found in sorted(parameters(self.model).items(), reverse=True)}
             try:
-                self.feeds = trace(self.model, names, self.example)
+                self.feeds = trace(self.model, self.example)
             except InitConfError as error:
-                self.feeds, self.untraced = {}, str(error)
-        feed = self.feeds.get(site.name) or Feed(None, self.untraced or "no linear map of the trace uses it")
+                self.feeds, self.untraced = {}, error.problems[0]
+        lost = self.untraced.text if self.untraced is not None else "no linear map of the trace uses it"
+        feed = self.feeds.get(site.name) or Feed(None, lost)
         if feed.nonlinearity is None:
             text = f"the activation that feeds it is not known: {feed.reason}"
             remedy = f"say it in a rule: {{match: '{site.name}', nonlinearity: relu}}"
-            if self.untraced:
-                remedy = "give an example input that the model takes, or name the activation"
+            if self.untraced is not None and self.untraced.remedy:
+                remedy = self.untraced.remedy
             raise InitConfError(Problem(text, remedy=remedy))
         return feed
 
@@ -261,7 +268,7 @@ class _Compilation:
         values, refused = {}, False
         for name, value in choice.arguments.items():
             argument = choice.initializer.arguments[name]
-            if argument.numeric and isinstance(value, str):
+            if argument.is_expression(value):
                 try:
                     value = expressions.evaluate(value, site.variables())
                     value = int(value) if value.is_integer() and not _takes(argument, value) else value
@@ -273,18 +280,45 @@ class _Compilation:
         good, bad = choice.initializer.validate(values)
         for name, text in bad:
             self._add(choice.paths[name], text, site, None, values[name])
-        if not bad and not choice.initializer.torch and (feeding := values.get("nonlinearity")) is not None:
-            name = "nonlinearity"
-            try:
-                activations.normalise(feeding)
-                name = "gain_method" if "gain_method" in values else name
-                activations.gain(feeding, values.get("gain_method", "second_moment"))
-            except InitConfError as error:
-                said, refused = error.problems[0], True
-                self._add(choice.paths[name], said.text, site, said.remedy, values[name])
+        if not bad and (gainless := diagnosis.without_gain(choice, values)) is not None:
+            (name, said), refused = gainless, True
+            self._add(choice.paths[name], said.text, site, said.remedy, values[name])
         if bad or refused:
             raise _Refused
+        if good.get("input_second_moment") == MEASURED:
+            good["input_second_moment"] = self._moment(choice, site)
         return good
+
+    def _settings(self, choice: Choice, site: Site) -> dict[str, Any] | None:
+        try:
+            return self._evaluate(choice, site)
+        except _Refused:
+            return None
+
+    def _moment(self, choice: Choice, site: Site) -> Any:
+        """E[h^2] of what enters a parameter's linear map: `measured` still, where it has none."""
+        if self.measured is not None:
+            return self.measured.get(site.name, MEASURED)
+        if not self.can_measure:
+            text = "the second moment is to be measured, and there are no conditions to measure it over"
+            remedy = "give conditions=, inputs that the model takes (on a command line --conditions PKG.MOD:NAME), or a number"
+            path = choice.paths["input_second_moment"]
+            self.problems.append(Problem(text, self.spec.path(path), repr(MEASURED), self.spec.source(path), remedy))
+            raise _Refused
+        self.asked.add(site.name)
+        return 1.0
+
+    def _ordinary(self, spec: InitSpec, about: Described) -> Ordinary:
+        """The law that a scheme gives to each of some targets, and the row that stays zero."""
+        if about.module is not None:
+            plan = compiled(about.module, spec)
+        else:
+            sites = as_sites(about.targets)
+            said = {target.name: activations.normalise(target.nonlinearity) for target in about.targets}
+            feeds = {name: Feed({"name": f, **more}, "its target says so") for name, (f, more) in said.items()}
+            plan = _Compilation(spec, sites, _matched(spec, sites), self.model, feeds=feeds).plan()
+        entries = [plan[target.name] for target in about.targets]
+        return tuple(entry.law for entry in entries), tuple(entry.zero_row for entry in entries)
 
     # --- which initializer, with which arguments ----------------------------------------------------------------------------
 

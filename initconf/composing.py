@@ -2,34 +2,27 @@
 
 from __future__ import annotations
 
-import threading
-from collections.abc import Iterator, MutableMapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import hydra
 from hydra import initialize_config_dir, initialize_config_module
-from hydra._internal.core_plugins.file_config_source import FileConfigSource
-from hydra._internal.sources_registry import SourcesRegistry
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
-from hydra.core.plugins import Plugins
 from hydra.core.singleton import Singleton
-from hydra.plugins.config_source import ConfigResult
 from hydra.version import VersionBase
-from omegaconf.basecontainer import BaseContainer
 
 from initconf.errors import Problem, SpecError
-from initconf.provenance import OVERRIDE, label
-from initconf.reading import check, text_of
-from initconf.refusals import RESOLVERS, group_problem, override_problem
+from initconf.limits import LOCK, checked_files
+from initconf.provenance import OVERRIDE
+from initconf.refusals import group_problem, override_problem
 
 SHIPPED = "initconf.conf"
 # Hydra 1.4 deprecates the argument that 1.3 warns about where it is missing.
 _HYDRA: dict[str, Any] = {} if tuple(map(int, hydra.__version__.split(".")[:2])) >= (1, 4) else {"version_base": "1.3"}
-_LOCK = threading.RLock()
 
 
 @contextmanager
@@ -39,10 +32,10 @@ def hydra_of_our_own(config_dir: str | Path | None = None) -> Iterator[Any]:
     Of a running application the very objects are put back afterwards. (Hydra itself would put back deep copies, which fails
     where a callback holds a lock, and leave its `version_base` changed.)
     """
-    with _LOCK:
+    with LOCK:
         kept = {kind: Singleton._instances.pop(kind, None) for kind in (GlobalHydra, VersionBase)}
         try:
-            with _checked_files(), _initialized(config_dir):
+            with checked_files(), _initialized(config_dir):
                 yield GlobalHydra.instance().config_loader()
         finally:
             for kind, instance in kept.items():
@@ -100,66 +93,3 @@ def check_groups(lines: Sequence[str], loader: Any) -> None:
     problems = [group_problem(override, loader) for override in chosen]
     if found := [problem for problem in problems if problem is not None]:
         raise SpecError(found)
-
-
-# --- what a scheme may not do ----------------------------------------------------------------------------------------------
-
-
-@contextmanager
-def resolvers_of_schemes() -> Iterator[None]:
-    """In this thread, inside, an interpolation calls none but RESOLVERS.
-
-    An application may register whatever it likes, `eval` for one: that is for its own configuration, and a scheme may come from
-    elsewhere. The table is OmegaConf's own and the same for all threads, so it is hidden from this one, and not emptied.
-    """
-    with _LOCK:
-        kept = BaseContainer._resolvers
-        BaseContainer._resolvers = _Hidden(kept)  # type: ignore[assignment]
-        try:
-            yield
-        finally:
-            BaseContainer._resolvers = kept
-
-
-class _Hidden(MutableMapping[str, Any]):
-    def __init__(self, table: MutableMapping[str, Any]) -> None:
-        self.table, self.thread = table, threading.get_ident()
-
-    def __getitem__(self, name: str) -> Any:
-        if name not in RESOLVERS and threading.get_ident() == self.thread:
-            raise KeyError(name)
-        return self.table[name]
-
-    def __setitem__(self, name: str, resolver: Any) -> None:
-        self.table[name] = resolver
-
-    def __delitem__(self, name: str) -> None:
-        del self.table[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return (name for name in self.table if name in self)
-
-    def __len__(self) -> int:
-        return sum(1 for _ in self)
-
-
-class _Checked(FileConfigSource):
-    """YAML of a directory, looked at before Hydra builds anything of it."""
-
-    def load_config(self, config_path: str) -> ConfigResult:
-        place = label(Path(self.path) / self._normalize_file_name(config_path))
-        group = config_path.rpartition("/")[0]
-        check(text_of(Path(place)), place, group.replace("/", "."), scheme=group.partition("/")[0] == "init")
-        return super().load_config(config_path)
-
-
-@contextmanager
-def _checked_files() -> Iterator[None]:
-    Plugins.instance()  # registers Hydra's own sources, once in a process
-    known = SourcesRegistry.instance().types
-    kept = known["file"]
-    known["file"] = _Checked
-    try:
-        yield
-    finally:
-        known["file"] = kept

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -62,7 +61,7 @@ def _npy(path: str) -> Mapping[str, Stored]:
 
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (ValueError, OSError, EOFError) as error:
+    except Exception as error:  # noqa: BLE001 - a damaged file makes its reader stumble over anything
         raise InitConfError(f"{path} cannot be read: {_first(error)}") from None
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "fciub" or array.dtype.itemsize > 16:
         raise InitConfError(f"{path} holds {getattr(array, 'dtype', 'several arrays')}, not numbers that torch has")
@@ -98,11 +97,12 @@ def _index(path: str) -> Mapping[str, Stored]:
         where = json.loads(Path(path).read_text(encoding="utf-8"))["weight_map"]
         if not all(name.endswith((".safetensors", ".bin", ".pt", ".pth")) for name in where.values()):
             raise ValueError
-        folder = Path(path).parent
-        # A file name, not a path: an index from elsewhere must not reach out of its folder.
-        shards = {name: contents(str(folder / Path(name).name)) for name in set(where.values())}
+        # Files beside it, which may be links, as in the cache of Hugging Face: an index from elsewhere reaches no others.
+        if outside := sorted(name for name in where.values() if Path(name).name != name):
+            raise InitConfError(f"{path} names {outside[0]!r}, which is not a file beside it")
+        shards = {name: contents(str(Path(path).parent / name)) for name in set(where.values())}
         return {key: shards[name][key] for key, name in where.items()}
-    except (ValueError, KeyError, TypeError, AttributeError):
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
         raise InitConfError(f"{path} is not an index of safetensors or torch files") from None
 
 
@@ -111,7 +111,7 @@ def _torch(path: str) -> Mapping[str, Stored]:
 
     try:
         data = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, ValueError, EOFError, KeyError, OSError, AttributeError) as error:
+    except Exception as error:  # noqa: BLE001 - as in `_npy`
         raise InitConfError(f"{path} is not a file of plain tensors ({type(error).__name__}); nothing else is loaded") from None
     for name in ("state_dict", "model"):
         if isinstance(data, Mapping) and isinstance(data.get(name), Mapping):

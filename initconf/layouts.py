@@ -1,4 +1,4 @@
-"""How the parameters of known modules are laid out, by module class; and what is assumed of unknown ones.
+"""How the parameters of known modules are laid out, by module class.
 
 Classes are known by name, so that nothing is imported to recognise a third party's module; a user's own class is registered
 with `initconf.layout(MyModule)`.
@@ -12,11 +12,13 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from numbers import Integral
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
+from initconf.guessing import assume, vectors
 from initconf.sites import Layout, own_class
-from initconf.spec import ROLES, Role
+from initconf.spec import ROLES
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,7 +38,7 @@ _families: list[tuple[re.Pattern[str], Describe]] = []
 _parts: list[tuple[re.Pattern[str], Part]] = []
 
 BIAS = Layout(role="bias", fans_of="weight")
-EMBEDDING = Layout(role="embedding", out_axes=(1,), in_axes=(), batch_axes=(0,))
+EMBEDDING = vectors(2)
 LINEAR = {"weight": Layout(), "bias": BIAS}
 NORM = {"weight": Layout(role="norm_scale"), "bias": Layout(role="norm_shift")}
 GATES = {"RNN": (), "LSTM": ("i", "f", "g", "o"), "GRU": ("r", "z", "n")}
@@ -111,12 +113,13 @@ def find(module: nn.Module, name: str, parameter: Tensor, known: dict[type, list
             try:
                 return _fitted(found, parameter.shape)
             except InitConfError as error:
-                said = [replace(p, text=f"the layout of {'.'.join(where)}: {p.text}", path=None) for p in error.problems]
-                raise InitConfError(said) from None
-            except TypeError:  # a list cannot be looked up, a number not be gone through
-                text = f"the layout of {'.'.join(where)} is {found!r}: its axes, names and sizes are to be tuples"
-                raise InitConfError(text) from None
-    return _assume(module, name, parameter)
+                wrong = error.problems
+            except TypeError:  # a list has no hash to be looked up by
+                wrong = tuple(_mistyped(found))
+            raise InitConfError(
+                replace(p, text=f"the layout of {'.'.join(where)}: {p.text}", path=None) for p in wrong
+            ) from None
+    return assume(module, name, parameter)
 
 
 def within(
@@ -210,10 +213,7 @@ def _fitted(layout: Layout, shape: tuple[int, ...]) -> Layout:
     Raises InitConfError where it does not fit the shape; the paths of its problems are the keys that declare what is wrong.
     """
     shape = tuple(shape)
-    lists = (layout.out_axes, layout.in_axes, layout.batch_axes, layout.block_names, layout.block_sizes)
-    if not all(isinstance(one, tuple) for one in lists):
-        raise TypeError
-    if problems := [*_roles_and_axes(layout, shape), *_blocks_and_rows(layout, shape)]:
+    if problems := [*_mistyped(layout)] or [*_roles_and_axes(layout, shape), *_blocks_and_rows(layout, shape)]:
         raise InitConfError(problems)
     if min(*layout.all_axes, layout.block_axis, layout.zero_row or 0, 0) == 0:
         return layout
@@ -226,6 +226,38 @@ def _fitted(layout: Layout, shape: tuple[int, ...]) -> Layout:
         block_axis=layout.block_axis % n,
         zero_row=None if layout.zero_row is None else layout.zero_row % shape[0],
     )
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, Integral) and not isinstance(value, bool)
+
+
+def _wholes(value: object) -> bool:
+    return isinstance(value, tuple) and all(map(_whole, value))
+
+
+def _texts(value: object) -> bool:
+    return isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+
+
+_KINDS: dict[str, tuple[str, str, Callable[[Any], bool]]] = {
+    **dict.fromkeys(("out_axes", "in_axes", "batch_axes"), ("axes", "a tuple of integers", _wholes)),
+    **dict.fromkeys(("groups", "stride"), ("", "a positive integer", lambda n: _whole(n) and n >= 1)),
+    "block_axis": ("blocks", "an integer", _whole),
+    "block_names": ("blocks", "a tuple of strings", _texts),
+    "block_sizes": ("blocks", "a tuple of integers", _wholes),
+    "zero_row": ("", "an integer", lambda n: n is None or _whole(n)),
+    "fans_of": ("", "a parameter's name", lambda name: name is None or isinstance(name, str)),
+    "assumed": ("", "a tuple of strings", _texts),
+}
+"""What each field of a layout is: the key that declares it (its own where that is empty), in words, and as a test."""
+
+
+def _mistyped(layout: Layout) -> Iterator[Problem]:
+    """What is of another kind than a layout has; a function may return anything."""
+    for key, (path, kind, fits) in _KINDS.items():
+        if not fits(value := getattr(layout, key)):
+            yield Problem(f"{key} is {value!r}, not {kind}", path or key)
 
 
 def _roles_and_axes(layout: Layout, shape: tuple[int, ...]) -> Iterator[Problem]:
@@ -242,13 +274,17 @@ def _roles_and_axes(layout: Layout, shape: tuple[int, ...]) -> Iterator[Problem]
         yield Problem(f"axis {axis} is named twice", "axes")
     side, axes = ("in", layout.in_axes) if layout.transposed else ("out", layout.out_axes)
     size = math.prod(shape[axis] for axis in axes)
-    if layout.groups < 1 or size % layout.groups:
+    if size % layout.groups:
         yield Problem(f"{layout.groups} groups do not divide {size}, the size of the {side} axes", "groups")
 
 
 def _blocks_and_rows(layout: Layout, shape: tuple[int, ...]) -> Iterator[Problem]:
     row, axis, names = layout.zero_row, layout.block_axis, layout.block_names
-    if names and not -len(shape) <= axis < len(shape):
+    if len(set(names)) < len(names) or "" in names:
+        yield Problem(f"the blocks {', '.join(map(repr, names))} do not have a name each", "blocks")
+    elif min(layout.block_sizes, default=1) < 1:
+        yield Problem(f"the sizes {list(layout.block_sizes)} of the blocks are not all positive", "blocks")
+    elif names and not -len(shape) <= axis < len(shape):
         yield Problem(f"the shape {shape} has no axis {axis}", "blocks")
     elif names and not layout.block_sizes and shape[axis] % len(names):
         text = f"{len(names)} blocks of one size do not divide {shape[axis]}, the size of axis {axis}"
@@ -311,7 +347,7 @@ def _conv_transposed(module: Any, name: str, parameter: Tensor) -> Layout | None
 def _embedding(module: Any, name: str, parameter: Tensor) -> Layout | None:
     padding = module.padding_idx
     row = None if padding is None else padding % max(parameter.shape[0], 1)
-    return Layout(**{**EMBEDDING.__dict__, "zero_row": row}) if name == "weight" else None
+    return replace(EMBEDDING, zero_row=row) if name == "weight" else None
 
 
 @layout("torch.nn.modules.batchnorm._NormBase")
@@ -351,76 +387,3 @@ def _attention(module: Any, name: str, parameter: Tensor) -> Layout | None:
     if name == "in_proj_bias":
         return Layout(role="bias", block_names=qkv, fans_of="in_proj_weight" if module._qkv_same_embed_dim else None)
     return Layout(role="bias") if name in ("bias_k", "bias_v") else None
-
-
-# --- what is assumed of others ---------------------------------------------------------------------------------------------
-
-_BY_NAME: list[tuple[re.Pattern[str], Role, bool]] = [
-    (re.compile(r"(pos_)?bias_[uv]|r_[rsw]_bias"), "bias", True),  # what Transformer-XL adds to its queries, for each head
-    (
-        re.compile(
-            r"A_log|dt_bias|(\w+_)?logit_(scale|bias)(_\w)?|(log_)?temperature|t_prime|b_prime|inv_freq|(\w+_)?decay|"
-            r"time_(?!pos|emb)\w+"
-        ),
-        "state",
-        True,
-    ),
-    (re.compile(r"D"), "state", False),
-    (
-        re.compile(
-            r"(?!.*(alpha|scale|const))(\w*pos(ition)?(al)?_?(emb|embed|embedding|enc|encoding|bias)\w*|"
-            r"\w*relative_(position|attention_bias)\w*|\w*rel_pos\w*|attention_biases|rpb|(\w+_)?(temporal|time)_embed\w*)"
-        ),
-        "position",
-        True,
-    ),
-    (re.compile(r"(\w*_)?(bias|beta)(_\w*)?|b\d?|sinks"), "bias", False),
-    (re.compile(r"gamma_\w+|(\w+_)?layer_?scale\w*"), "gate_scale", True),
-    (
-        re.compile(
-            r"(\w+_)?(gamma|alpha|gate|scale|scaling)(_\w+)?|lambdas?_?\d?|ls_?\d|resweight|skip_gain|(\w+_)?residual|layer_weights"
-        ),
-        "gate_scale",
-        False,
-    ),
-    (
-        re.compile(
-            r"(\w+_)?tokens?(_\w+)?|(\w+_)?emb(ed|eds|edding|eddings)?|(\w+_)?latents?(_(\d\w|query))?|null_embed\w*|"
-            r"(codevector|codebook|prototype)s?|queries|probe|image_newline|view_separator"
-        ),
-        "embedding",
-        True,
-    ),
-]
-"""What an attribute's name says; and whether of a tensor of any shape, or only of a vector or a number."""
-
-
-def by_name(name: str, shape: tuple[int, ...]) -> Layout | None:
-    """What the name of a bare parameter says of it: gates, scalars, position tables, learned tokens and biases."""
-    ndim, vector = len(shape), sum(n != 1 for n in shape) <= 1  # a vector may lie along any axis: (1, C, 1, 1)
-    for pattern, role, of_any_shape in _BY_NAME:
-        if (vector or of_any_shape) and pattern.fullmatch(name):
-            return vectors(ndim) if role == "embedding" else Layout(role=role)
-    return None
-
-
-def vectors(ndim: int) -> Layout:
-    """Learned vectors along the last axis."""
-    return Layout(role="embedding", out_axes=(max(ndim, 1) - 1,), in_axes=(), batch_axes=tuple(range(ndim - 1)))
-
-
-def _assume(module: nn.Module, name: str, parameter: Tensor) -> Layout:
-    """The guess for a module that nobody declared: by the class's and the attribute's name, and the number of axes."""
-    kind, guess = own_class(module).__name__, ("role",)
-    if "norm" in kind.lower() and parameter.ndim <= 1:
-        return Layout(role="norm_shift" if name in ("bias", "beta", "shift") else "norm_scale", assumed=guess)
-    if (found := by_name(name, tuple(parameter.shape))) is not None:
-        # Not `module.weight`: of a parametrised one that would be computed, and spectral_norm learns from every call.
-        chains: Any = module._modules.get("parametrizations") or ()
-        carries = found.role == "bias" and ("weight" in chains or module._parameters.get("weight") is not None)
-        return replace(found, fans_of="weight" if carries else None, assumed=guess)
-    if "embedding" in kind.lower() and parameter.ndim == 2 and name == "weight":
-        return Layout(**{**EMBEDDING.__dict__, "assumed": guess})
-    if parameter.ndim >= 2:
-        return Layout(assumed=("role", "layout"))
-    return Layout(role="other", assumed=guess)

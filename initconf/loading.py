@@ -13,11 +13,13 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from initconf.composing import SHIPPED, absolute, check_groups, hydra_of_our_own, parse, resolvers_of_schemes
+from initconf.composing import SHIPPED, absolute, check_groups, hydra_of_our_own, parse
 from initconf.errors import Problem, SpecError, did_you_mean
+from initconf.limits import resolvers_of_schemes
 from initconf.provenance import PYTHON, Sources, collect, find
 from initconf.provenance import label as place_of
 from initconf.reading import OUTSIDE, leads_out, plain, read
+from initconf.reading import parse as parse_text
 from initconf.refusals import OWN, hydra_problem, resolving_problem, unknown
 from initconf.spec import InitSpec
 from initconf.validating import created, rooted, shown, validated
@@ -44,7 +46,10 @@ def load(
     >>> load("he", overrides=["gain=0.5"]).gain
     0.5
     """
-    lines = _together(absolute, [overrides] if isinstance(overrides, str) else overrides)
+    typed = [overrides] if isinstance(overrides, str) else [] if overrides is None else overrides
+    if not isinstance(typed, Sequence):
+        raise SpecError(Problem(f"overrides are a list of strings, not a {type(overrides).__name__}"))
+    lines = _together(absolute, typed)
     if isinstance(source, InitSpec):
         return _bent(source, lines, config_dir) if lines else source
     if isinstance(source, DictConfig):
@@ -66,6 +71,12 @@ def load(
             remedy="give the name of a scheme, a path, a mapping, a DictConfig or an InitSpec",
         )
     )
+
+
+def load_text(text: str, label: str, overrides: Sequence[str] = (), *, config_dir: str | Path | None = None) -> InitSpec:
+    """The spec in a YAML text, which `label` names in errors; otherwise as `load`."""
+    lines = _together(absolute, overrides)
+    return _from_data(parse_text(text, label), lines, config_dir, label, text)
 
 
 def schemes(config_dir: str | Path | None = None) -> list[str]:
@@ -125,7 +136,7 @@ def load_application(
     if not isinstance(part, DictConfig):
         there = [str(key) for key in whole]
         raise SpecError(Problem(f"the configuration {name!r} has no such node", node, remedy=did_you_mean(node, there)))
-    return validated(part, sources)
+    return validated(part, sources, own=False)
 
 
 # --- the ways in -----------------------------------------------------------------------------------------------------------

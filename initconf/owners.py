@@ -17,10 +17,11 @@ WRAPPERS = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.CheckpointWrapper": "_checkpoint_wrapped_module",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
     "torch.optim.swa_utils.AveragedModel": "module",
 }
 FLAT = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
+SCRIPTED = "torch.jit._script.ScriptModule"
 NORMALISED = ("torch.nn.utils.weight_norm.WeightNorm", "torch.nn.utils.spectral_norm.SpectralNorm")
 """Hooks of the older kind, which hide the weight behind parameters of other shapes."""
 CONTAINERS = ("torch.nn.modules.container.ModuleList", "torch.nn.modules.container.Sequential")
@@ -65,6 +66,7 @@ class _Class:
     """The class and its base classes, dotted, without `object`; one tuple for all modules of the class."""
     wraps: str | None
     flat: bool
+    scripted: bool
     container: bool
     pretrained: bool
 
@@ -89,6 +91,7 @@ class Walk:
                 dotted,
                 next((WRAPPERS[name] for name in dotted if name in WRAPPERS), None),
                 FLAT in dotted,
+                SCRIPTED in dotted,
                 any(name in CONTAINERS for name in dotted),
                 PRETRAINED in dotted,
             )
@@ -141,6 +144,13 @@ def _walk(
         remedy = "initialise before wrapping, or shard with torch.distributed.fsdp.fully_shard"
         text = "FullyShardedDataParallel has flattened the parameters: their shapes and fans are gone"
         walk.problems.append(Problem(text, prefix or "the model", remedy=remedy))
+        return None
+    if "_modules" not in vars(module):
+        walk.problems.append(Problem("its __init__ has not called super().__init__()", prefix or "the model"))
+        return None
+    if known.scripted:
+        text = "torch.jit has compiled the module: the class that gives its parameters their meaning is gone"
+        walk.problems.append(Problem(text, prefix or "the model", remedy="initialise before it is scripted or traced"))
         return None
     for hook in module._forward_pre_hooks.values():
         if f"{type(hook).__module__}.{type(hook).__qualname__}" in NORMALISED:

@@ -19,6 +19,8 @@ LARGEST = 4 << 20
 """How many bytes a configuration may have."""
 _MOST = 200_000
 _DEEPEST = 60
+_LONGEST = 100_000
+_REFERENCES = 100
 
 
 def read(path: Path) -> tuple[dict[str, Any], str]:
@@ -144,6 +146,8 @@ def _no_key(node: yaml.Node) -> tuple[str, str] | None:
 
 def _misread(node: yaml.ScalarNode, scheme: bool) -> tuple[str, str] | None:
     """What is wrong with a scalar that would be read as something else, and the remedy."""
+    if (said := too_much(node.value)) is not None:
+        return said
     if "${" in node.value:
         try:
             OmegaConf.create({"it": node.value})
@@ -174,6 +178,15 @@ def _size(node: yaml.Node | None, known: dict[int, int]) -> int:
 def _children(node: yaml.Node | None) -> list[yaml.Node]:
     parts = node.value if isinstance(node, yaml.CollectionNode) else []
     return [child for part in parts for child in (part if isinstance(part, tuple) else (part,))]
+
+
+def too_much(text: str) -> tuple[str, str] | None:
+    """What is wrong with a text that is too long, or refers to too many values, and the remedy."""
+    if len(text) > _LONGEST:
+        return f"the text has more than {_LONGEST} characters", "a pattern, a name and an expression are shorter"
+    if text.count("${") > _REFERENCES:
+        return f"the text refers to more than {_REFERENCES} values", "name them by fewer interpolations"
+    return None
 
 
 def _nodes(root: yaml.Node | None, where: str) -> Iterator[tuple[str, yaml.Node]]:
@@ -247,7 +260,9 @@ class _Plain:
         if value is None or isinstance(value, bool):
             return value
         if isinstance(value, str):
-            return str.__str__(value)
+            if (said := too_much(text := str.__str__(value))) is not None:
+                raise self.refused(said[0], where, said[1])
+            return text
         if isinstance(value, Path):
             return str(value)
         if isinstance(value, abstract.Integral):  # NumPy's numbers too

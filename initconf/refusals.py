@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -17,13 +18,14 @@ from omegaconf.errors import (
 )
 
 from initconf.errors import Problem, did_you_mean, near
-from initconf.provenance import OVERRIDE, find
+from initconf.provenance import OVERRIDE, find, label
 from initconf.reading import NO_INTERPOLATION, OUTSIDE, entries, first_line, leads_out, yaml_problem
 
 OWN = "__mapping__"
 """The name under which a mapping is put before Hydra."""
 RESOLVERS = ("oc.env", "oc.decode", "oc.select", "oc.create", "oc.dict.keys", "oc.dict.values")
 """The resolvers that a scheme may call: those of OmegaConf, which run nobody's code."""
+TOO_MANY = "the interpolations stand for too many values"
 GROUPS = {"init": "scheme", "init/rules": "rule file", "init/rule": "single rule"}
 Own = Mapping[str, tuple[str, Any] | None]
 """Where the mappings came from that were put before Hydra: (label, content) by config path, None for one not to be named."""
@@ -137,7 +139,7 @@ def hydra_problem(
 ) -> Problem:
     """What Hydra refused to compose, and where that was said; `own` is where a mapping came from."""
     if isinstance(error, yaml.MarkedYAMLError):
-        return yaml_problem(error)
+        return yaml_problem(error, label(Path(error.problem_mark.name)) if error.problem_mark else None)
     if isinstance(error, RecursionError):
         return Problem("a defaults list leads back to itself", "init.defaults", None, _file("", loader, own))
     cause = error.__cause__ if str(error).startswith("Error merging") and error.__cause__ is not None else error
@@ -177,10 +179,10 @@ def _file(said: str, loader: Any, own: Own, name: str = "") -> str | None:
     match = re.match(r"In '?([^\s']+?)'?:? ", said)
     read = (own.get(match[1]) or find(loader.get_sources(), match[1])) if match else None
     places = [place for place in (read, *own.values()) if place is not None]
-    for label, content in places:  # what a file names may be chosen by the one that names the file
+    for place, content in places:  # what a file names may be chosen by the one that names the file
         named = entries(yaml.compose(content, Loader=yaml.SafeLoader)) if name and isinstance(content, str) else []
         if line := next((node.start_mark.line + 1 for node in named if name in re.split(r"[\s/@]", node.value)), None):
-            return f"{label}:{line}"
+            return f"{place}:{line}"
     return places[0][0] if places else None
 
 
@@ -207,6 +209,8 @@ def resolving_problem(error: Exception, path: str | None, value: str | None, sou
         text, remedy = (f"it refers to {found[1].lstrip('.')!r}, which is not there" if found else "it refers to nothing"), root
     elif isinstance(error, RecursionError) or said.startswith("Recursive"):
         text, remedy = "it refers to itself, perhaps by way of others", "give one of them a value"
+    elif said == TOO_MANY:
+        text = said
     elif "parent node" in said:
         text, remedy = "it refers to what it stands in", root
     elif found := re.search(r"Environment variable '(.+?)' not found", said):

@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import import_module
 from importlib.metadata import entry_points
@@ -22,7 +22,7 @@ from initconf.laws import Construction, Custom, Keep, Law, ModuleDefault, Values
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-_SHIPPED = "initconf.initializers"
+_SHIPPED = ("initconf.initializers", "initconf.hyper")
 _STRICT = ConfigDict(strict=True, arbitrary_types_allowed=True)
 MISSING = inspect.Parameter.empty
 _PROBES = [sign * base**k for base in (2, 2.0, 10) for k in range(-9, 10) for sign in (1, -1)]
@@ -45,6 +45,10 @@ class Argument:
         """The value in its declared type. Raises pydantic's ValidationError."""
         return self.type.validate_python(value)
 
+    def is_expression(self, value: Any) -> bool:
+        """Whether a value is an expression that gives the number, and not a word that the argument takes."""
+        return self.numeric and isinstance(value, str) and not _accepts(self.type, value)
+
 
 @dataclass(frozen=True)
 class Initializer:
@@ -61,6 +65,9 @@ class Initializer:
     """Whether it is a function of `torch.nn.init`, which takes nothing from the spec."""
     whole: bool = False
     """Whether it takes whole parameters, not their blocks."""
+    arrange: Callable[..., Any] | None = None
+    """Of one that serves what generates a network's tensors: (what is generated, the sites and settings of all parameters that
+    it serves) -> for each of them the sites that take its place. See `initconf.hyper.heads.arrange`."""
 
     @property
     def shipped(self) -> bool:
@@ -136,6 +143,7 @@ def register(
     explicit_scale: bool = False,
     torch: bool = False,
     whole: bool = False,
+    arrange: Callable[..., Any] | None = None,
 ) -> Callable[[F], F]: ...
 
 
@@ -147,6 +155,7 @@ def register(
     explicit_scale: bool = False,
     torch: bool = False,
     whole: bool = False,
+    arrange: Callable[..., Any] | None = None,
 ) -> Any:
     """Register an initializer: as a decorator, bare or with a name, or called on a function.
 
@@ -161,7 +170,8 @@ def register(
     0.5
 
     The marks are for the shipped ones: other names; a scale that the spec's gain does not reach into; a function of
-    `torch.nn.init`; one that takes whole parameters instead of their blocks.
+    `torch.nn.init`; one that takes whole parameters instead of their blocks; one that serves all parameters of a hypernetwork's
+    output together.
 
     Raises InitConfError for a name that is taken and for a signature that cannot be configured.
     """
@@ -169,7 +179,7 @@ def register(
     def add(fn: Callable[..., Any], name: str) -> Any:
         if not fn.__module__.startswith(_SHIPPED):
             _load()  # so that a name of the shipped ones is refused here, and not when they are loaded
-        entry = _inspect(name, fn, explicit_scale, torch, whole or torch)
+        entry = replace(_inspect(name, fn, explicit_scale, torch, whole or torch), arrange=arrange)
         for taken in (name, *aliases):
             if taken in _registered or taken in _aliases:
                 raise InitConfError(f"an initializer named {taken!r} is already registered")
@@ -223,7 +233,8 @@ def _load() -> None:
     if _complete:
         return
     _complete = True
-    import_module(_SHIPPED)
+    for package in _SHIPPED:
+        import_module(package)
     for entry in entry_points(group="initconf.initializers"):
         try:
             fn = entry.load()

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections import defaultdict
-from collections.abc import Callable, Hashable, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Any, NamedTuple
@@ -39,6 +39,13 @@ class Match:
     """For each rule and each selector it has, the names (indices into `names`) for which the selector alone holds."""
     names: list[tuple[int, Place]]
     """Every name of every site: (site, place)."""
+
+    def lost_to(self, r: int) -> dict[int, int]:
+        """Who wins what rule `r` matches and does not win any block of: how many sites by rule, weakest first."""
+        verdict = self.verdicts[r]
+        lost = verdict.matched - verdict.won
+        found = Counter(w for i in lost for w in {*self.winners[i]} if w is not None and w > r)
+        return dict(sorted(found.items()))
 
 
 def match(rules: Sequence[tuple[str, Rule]], sites: Sequence[Site]) -> Match:
@@ -146,7 +153,9 @@ def why_dead(m: Match, r: int, sites: Sequence[Site]) -> Dead:
         names = [place.name for _, place in m.names]
         # Of names that differ in a number one is enough: difflib takes its time.
         alike = {re.sub(r"\d+", "0", name): name for name in reversed(names)}
-        close = near(text.replace("\\.", ".").strip("^$*"), list(alike.values())[-2000:])
+        close = near(text.replace("\\.", ".").strip("^$*"), list(alike.values())[-2000:]) or _by_words(
+            text, [*alike.values()][::-1]
+        )
         remedy = f"near names: {', '.join(close)}" if close else f"names are such as {', '.join(names[:2])}" if names else None
         return Dead(f"it matches nothing: no parameter's name fits {kind} {text!r}", remedy)
     empty = [k for k, ns in held.items() if not ns]
@@ -155,6 +164,15 @@ def why_dead(m: Match, r: int, sites: Sequence[Site]) -> Dead:
         text = f"it matches nothing: no parameter {has} {_said(getattr(rule, empty[0]))}"
         return Dead(text, _there_are(empty[0], m, sites))
     return Dead("it matches nothing: each selector matches some parameters, but no name has them all")
+
+
+def _by_words(pattern: str, names: Collection[str]) -> list[str]:
+    """Names with a word that is almost one of a pattern's: `head.weight` for `haed.*`."""
+    words = {word for name in names for word in name.split(".")}
+    for typed in re.findall(r"[A-Za-z_]\w{2,}", re.sub(r"\\.", " ", pattern)):
+        if typed not in words and (meant := near(typed, words, 1)):
+            return [name for name in names if meant[0] in name.split(".")][:3]
+    return []
 
 
 def _fact(kind: str, site: Site, place: Place) -> str:

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from pydantic.errors import PydanticInvalidForJsonSchema
 
 from initconf import activations, docstrings, expressions, registry
-from initconf.spec import ROLE_MEANINGS, RULE_NAME, SELECTORS, DeclaredLayout, InitSpec, Rule
+from initconf.spec import ROLE_MEANINGS, RULE_NAME, SELECTORS, DeclaredLayout, DeclaredTarget, DeclaredTargets, InitSpec, Rule
 
 Schema = dict[str, Any]
 
@@ -98,12 +98,21 @@ _BLOCKS = _object(
         "sizes": _value("sizes", "Their sizes, where they are not equal.", {"type": "array", "items": _COUNT}),
     }
 ) | {"required": ["names"]}
+_SHAPE = {"type": "array", "items": _POSITIVE}
 _OWN_FORMS: dict[str, list[Schema]] = {
     "initializer": [{"$ref": f"{_REF}initializer"}, {"$ref": f"{_REF}initializer_mapping"}],
     "nonlinearity": [{"$ref": f"{_REF}nonlinearity"}, {"$ref": f"{_REF}nonlinearity_mapping"}],
     "gain": [{"type": "number"}, {"$ref": f"{_REF}expression"}],
     "rules": [_RULES],
     "layouts": [_by_name("layout")],
+    "targets": [_by_name("targets")],
+    "tensors": [{"type": "array", "items": {"$ref": f"{_REF}target"}, "minItems": 1}],
+    "shapes": [{"type": "array", "items": _SHAPE, "minItems": 1}],
+    "shape": [_SHAPE],
+    "fan_in": [{"type": "number", "exclusiveMinimum": 0}],
+    "fan_out": [{"type": "number", "exclusiveMinimum": 0}],
+    "var": [{"type": "number", "minimum": 0}],
+    "layer": [{"type": "integer"}, {"type": "string"}],
     "expect": [_COUNT, {"type": "array", "items": _COUNT, "minItems": 2, "maxItems": 2}],
     "axes": [_object(dict.fromkeys(("out", "in", "batch"), _AXIS))],
     "blocks": [_BLOCKS],
@@ -141,7 +150,10 @@ def _defaults() -> Schema:
 
 def _definitions(partial: bool) -> Schema:
     rule, layout = _object(_properties(Rule)), _object(_properties(DeclaredLayout))
+    target, targets = _object(_properties(DeclaredTarget)), _object(_properties(DeclaredTargets))
     if not partial:
+        target |= {"required": ["name", "kind", "shape"]}
+        targets |= _one_of(("module", "tensors", "shapes"))
         rule |= _one_of(SELECTORS)
         layout |= _one_of(("match", "search", "glob", "module"))
     taken = {name: _initializer(name) for name in registry.names()}
@@ -153,6 +165,11 @@ def _definitions(partial: bool) -> Schema:
         "expression": _expression(),
         "rule": rule | {"description": docstrings.summary(Rule.__doc__)},
         "layout": layout | {"description": docstrings.summary(DeclaredLayout.__doc__)},
+        "target": target | {"description": docstrings.summary(DeclaredTarget.__doc__)},
+        "targets": {
+            "description": docstrings.summary(DeclaredTargets.__doc__),
+            "anyOf": [targets, *_OWN_FORMS["tensors"]],
+        },
         "initializer": {"enum": list(initializers), "enumDescriptions": told},
         "initializer_mapping": _mapping("initializer", initializers, taken, partial, _LEFT_OVER),
         "nonlinearity": {"enum": [*curves, "auto"]},

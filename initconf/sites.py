@@ -145,6 +145,8 @@ class Site:
     """The dotted class of a tensor that is none of torch's plain ones: sharded, quantised."""
     frozen: bool = False
     """Whether it takes no gradient; it is initialised like any other."""
+    target: Any = field(default=None, compare=False, repr=False)
+    """Of the rows of a hypernetwork's output layer: the tensor that they generate (`initconf.hyper.heads.Rows`)."""
     alike: int = field(default=0, compare=False, repr=False)
     """The same number for all sites of a survey that differ in name and depth alone; 0 where that is not known."""
 

@@ -34,6 +34,9 @@ ROLE_MEANINGS = {
     "state": "parameters of state space models: A_log, dt_bias, D",
     "other": "whatever is none of these",
 }
+Kind = Literal["weight", "bias", "norm_scale", "norm_shift", "embedding", "scalar"]
+KINDS: tuple[str, ...] = get_args(Kind)
+"""What a tensor that a hypernetwork generates may be for."""
 SETTINGS = ("initializer", "mode", "distribution", "gain", "nonlinearity", "gain_method")
 SELECTORS = ("match", "search", "glob", "module", "inside", "role", "ndim", "block")
 
@@ -222,6 +225,90 @@ class DeclaredLayout(BaseModel):
         return self
 
 
+def _targets(value: Any) -> Any:
+    if isinstance(value, (list, tuple)):  # a list of targets says it all
+        return {"tensors": list(value)}
+    if value is None or isinstance(value, (Mapping, DeclaredTargets)):
+        return value
+    raise checks.fail("not targets", "write {module: PATH}, {shapes: [[300, 784], [300]]}, or a list of targets")
+
+
+def _listed_targets(value: Any) -> Any:
+    if value is None or (isinstance(value, (list, tuple)) and value):
+        return value
+    raise checks.fail("not a list of targets", "write [{name: w, kind: weight, shape: [300, 784]}, ...]")
+
+
+def _target(value: Any) -> Any:
+    if isinstance(value, (Mapping, DeclaredTarget)):
+        return value
+    raise checks.fail("a target is a mapping", "write {name: w, kind: weight, shape: [300, 784]}")
+
+
+class DeclaredTarget(BaseModel):
+    """A tensor that a hypernetwork generates."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: Annotated[str | None, BeforeValidator(checks.text("name", "w1"))] = None
+    """What it is called: its block in the plan."""
+    kind: Annotated[Kind | None, BeforeValidator(checks.one_of("kind of target", KINDS, {}))] = None
+    """What it is for."""
+    shape: Annotated[tuple[int, ...] | None, BeforeValidator(checks.shape)] = None
+    """Its sizes, output first: `[300, 784]`."""
+    layer: Annotated[int | str | None, BeforeValidator(checks.group)] = None
+    """The group of a weight and its bias: a string or an integer."""
+    fan_in: Annotated[int | float | None, BeforeValidator(checks.above_zero)] = None
+    """How many products an output is the sum of; left out, that of an ordinary layer of this shape."""
+    fan_out: Annotated[int | float | None, BeforeValidator(checks.above_zero)] = None
+    """How many outputs an input reaches; left out, that of an ordinary layer of this shape."""
+    nonlinearity: Annotated[
+        str | dict[str, Any] | None, BeforeValidator(checks.named("nonlinearity", "{name: leaky_relu, negative_slope: 0.2}"))
+    ] = None
+    """The activation that feeds its layer; left out, relu."""
+    mean: Annotated[int | float | None, BeforeValidator(checks.finite)] = None
+    """The mean of its values, instead of that of its kind."""
+    var: Annotated[int | float | None, BeforeValidator(checks.not_negative)] = None
+    """The variance of its values, instead of that of its kind."""
+
+    @model_validator(mode="after")
+    def _whole(self) -> DeclaredTarget:
+        if missing := [key for key in ("name", "kind", "shape") if getattr(self, key) is None]:
+            raise checks.fail(
+                f"the target has no {' and no '.join(missing)}", "write {name: w, kind: weight, shape: [300, 784]}"
+            )
+        return self
+
+
+class DeclaredTargets(BaseModel):
+    """The tensors that a hypernetwork generates: of a module, by a list, or by bare shapes."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    module: Annotated[str | None, BeforeValidator(checks.text("path inside the model", "main"))] = None
+    """The dotted path of the main network inside the model."""
+    tensors: Annotated[
+        tuple[Annotated[DeclaredTarget, BeforeValidator(_target)], ...] | None, BeforeValidator(_listed_targets)
+    ] = None
+    """A list of targets; where nothing else is said, the list itself does."""
+    shapes: Annotated[tuple[tuple[int, ...], ...] | None, BeforeValidator(checks.shapes)] = None
+    """Bare shapes; what they are for is guessed."""
+    nonlinearity: Annotated[
+        str | dict[str, Any] | None, BeforeValidator(checks.named("nonlinearity", "{name: leaky_relu, negative_slope: 0.2}"))
+    ] = None
+    """The activation that feeds every layer; left out, relu. Of a module also `auto`, which finds it."""
+    order: Annotated[tuple[str, ...] | None, BeforeValidator(checks.strings("a target's name"))] = None
+    """The names of all targets in the order in which they are generated, where it is another one."""
+
+    @model_validator(mode="after")
+    def _one(self) -> DeclaredTargets:
+        said = [key for key in ("module", "tensors", "shapes") if getattr(self, key) is not None]
+        if len(said) != 1:
+            text = f"{' and '.join(said)} exclude each other" if said else "nothing says what the targets are"
+            raise checks.fail(text, "say one of module, shapes, tensors")
+        return self
+
+
 class InitSpec(Settings):
     """How the parameters of a model start, as the user said it. Made by `initconf.load`."""
 
@@ -237,8 +324,10 @@ class InitSpec(Settings):
         BeforeValidator(checks.mapping("rules")),
     ] = {}
     """Rules by name. The last that matches wins; null switches one off."""
-    targets: Annotated[dict[str, Any], BeforeValidator(checks.mapping("targets"))] = {}
-    """The tensors that a hypernetwork generates, by name."""
+    targets: Annotated[
+        dict[str, Annotated[DeclaredTargets | None, BeforeValidator(_targets)]], BeforeValidator(checks.mapping("targets"))
+    ] = {}
+    """The tensors that a hypernetwork generates, by a name of your own: a module, a list, or shapes."""
     layouts: Annotated[
         dict[str, Annotated[DeclaredLayout | None, BeforeValidator(_layout_body)]], BeforeValidator(checks.mapping("layouts"))
     ] = {}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import layouts, patterns, third_party  # noqa: F401 - third_party registers
-from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, listed, near
 from initconf.layouts import Describe, Part
 from initconf.owners import Found, Walk, tensor_class, walk
 from initconf.resets import reset_method
@@ -97,8 +97,7 @@ def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[
                 least = layouts.least_axes(layout)  # its weights, and not their biases
                 held = {n for n in held if walk.found[n].parameter.ndim >= least}
         if not held:
-            remedy = f"names are such as {', '.join(names[:2])}" if names else None
-            walk.problems.append(Problem("it matches nothing", f"layouts.{name}", remedy=remedy))
+            walk.problems.append(Problem("it matches nothing", f"layouts.{name}", remedy=_instead(layout, walk, names)))
         wrong: dict[Problem, list[str]] = {}
         for n in sorted(held):
             try:
@@ -113,6 +112,16 @@ def _declare(declared: Mapping[str, DeclaredLayout | None], walk: Walk) -> dict[
                 wrong.setdefault(Problem(text, f"layouts.{name}.fans_of", remedy=remedy), []).append(names[n])
         walk.problems += [replace(p, text=f"{listed(labels)}: {p.text}") for p, labels in wrong.items()]
     return said
+
+
+def _instead(layout: DeclaredLayout, walk: Walk, names: list[str]) -> str | None:
+    """What a layout that matches nothing may have meant."""
+    pattern = layout.match or layout.search or layout.glob
+    if pattern is None:
+        kinds = {found.place.owner[0].rpartition(".")[2] for found in walk.found}
+        return did_you_mean((layout.module or ("",))[0], kinds)
+    close = near(pattern.replace("\\.", "."), names)
+    return f"near names: {', '.join(close)}" if close else f"names are such as {', '.join(names[:2])}" if names else None
 
 
 # --- one parameter ---------------------------------------------------------------------------------------------------------

@@ -6,7 +6,8 @@ import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from initconf.layouts import BIAS, EMBEDDING, by_name, family, layout, part, vectors
+from initconf.guessing import by_name, vectors
+from initconf.layouts import BIAS, EMBEDDING, family, layout, part
 from initconf.sites import Layout, own_class
 
 if TYPE_CHECKING:
@@ -244,7 +245,13 @@ def _held(parent: Any, held: str, name: str, parameter: Tensor, own: Layout) -> 
 def _package(module: Any, name: str, parameter: Tensor) -> Layout | None:
     if (found := norm(module, name, parameter)) is not None:
         return found
-    return BIAS if name == "bias" and parameter.ndim == 1 else by_name(name, tuple(parameter.shape))
+    return BIAS if name == "bias" and parameter.ndim == 1 else None
+
+
+@family(r"transformers\..*")
+def _checked(module: Any, name: str, parameter: Tensor) -> Layout | None:
+    """Of these alone all names were held against what they are for (tests/parity); elsewhere they are a guess."""
+    return by_name(name, tuple(parameter.shape))
 
 
 @layout("LayerScale")

@@ -10,13 +10,20 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from omegaconf.errors import GrammarParseError
 from pydantic import BaseModel, ValidationError
 
-from initconf.composing import resolvers_of_schemes
 from initconf.errors import Problem, SpecError, did_you_mean, near
+from initconf.limits import few_interpolations, resolvers_of_schemes
 from initconf.provenance import Sources
 from initconf.reading import NO_INTERPOLATION, first_line, plain
-from initconf.refusals import resolving_problem
-from initconf.spec import SELECTORS, SETTINGS, DeclaredLayout, InitSpec, Rule
+from initconf.refusals import TOO_MANY, resolving_problem
+from initconf.spec import SELECTORS, SETTINGS, DeclaredLayout, DeclaredTarget, DeclaredTargets, InitSpec, Rule
 
+_MODELS: dict[tuple[str, int], tuple[str, type[BaseModel]]] = {
+    ("rules", 3): ("rule", Rule),
+    ("layouts", 3): ("layout", DeclaredLayout),
+    ("targets", 3): ("set of targets", DeclaredTargets),
+    ("targets", 5): ("target", DeclaredTarget),
+}
+"""What has keys: by where it stands in a spec, and how deep the key lies."""
 _WIDEST = 100
 """How much of a value an error shows."""
 
@@ -55,8 +62,15 @@ def validated(node: DictConfig, sources: Sources, own: bool = True) -> InitSpec:
 
     `own`: of a scheme or a mapping, not of an application's configuration, which may call the application's resolvers.
     """
-    with resolvers_of_schemes() if own else nullcontext():
-        data, problems = _resolved(node, sources, own)
+    with few_interpolations(), resolvers_of_schemes() if own else nullcontext():
+        data, failed = _resolved(node)
+    problems = []
+    for path, why in failed:
+        full = ".".join(part for part in (sources.root, path) if part) or None
+        problems.append(resolving_problem(why, full, _unresolved(node, path), sources.of(path) if path else None, own))
+    if not isinstance(data, dict) and not problems:
+        raise SpecError(Problem("the spec is empty", sources.root or None, remedy="choose a scheme: init=he"))
+    data = plain(data, sources.root or "spec") if isinstance(data, dict) else {}
     unread = [problem.path or "" for problem in problems]
     try:
         spec = InitSpec.model_validate(data)
@@ -71,22 +85,16 @@ def validated(node: DictConfig, sources: Sources, own: bool = True) -> InitSpec:
     return spec
 
 
-def _resolved(node: DictConfig, sources: Sources, own: bool) -> tuple[dict[str, Any], list[Problem]]:
+def _resolved(node: DictConfig) -> tuple[Any, list[tuple[str, Exception]]]:
     """The node as plain data, with null for what does not resolve, and why it does not."""
-    root, failed = sources.root, list[tuple[str, Exception]]()
     try:
-        data: Any = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
+        return OmegaConf.to_container(node, resolve=True, throw_on_missing=True), []
     except Exception as error:  # noqa: BLE001 - an interpolation may call any resolver of the application
+        if str(error).startswith(TOO_MANY):
+            return None, [("", error)]
+        failed: list[tuple[str, Exception]] = []
         data = _piecewise(node, "", failed)
-        failed = failed or [("", error)]
-    problems = []
-    for path, why in failed:
-        full = ".".join(part for part in (root, path) if part) or None
-        said = _unresolved(node, path)
-        problems.append(resolving_problem(why, full, said, sources.of(path) if path else None, own))
-    if not isinstance(data, dict) and not problems:
-        raise SpecError(Problem("the spec is empty", root or None, remedy="choose a scheme: init=he"))
-    return plain(data, root or "spec") if isinstance(data, dict) else {}, problems
+        return data, failed or [("", error)]
 
 
 def _piecewise(node: Any, path: str, failed: list[tuple[str, Exception]]) -> Any:
@@ -122,10 +130,13 @@ def _unresolved(node: DictConfig, path: str) -> str | None:
 
 
 def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
-    path = ".".join(str(part) for part in error["loc"] if part != "[key]")
+    at = [part for part in error["loc"] if part != "[key]"]
+    if at[:1] == ["targets"] and at[2:3] == ["tensors"] and not isinstance(data["targets"][at[1]], Mapping):
+        del at[2]  # a list of targets stands for a mapping that holds it
+    path = ".".join(map(str, at))
     value = None if isinstance(error["input"], Mapping) else shown(error["input"])
     full = ".".join(part for part in (sources.root, path) if part) or "spec"
-    source = sources.of(path)
+    source = sources.of(path) or (sources.of(".".join(map(str, at[:2]))) if at[:1] == ["targets"] else None)
     if error["type"] == "initconf":
         remedy = error["ctx"]["remedy"]
         if error["loc"][:1] == ("rules",) and len(error["loc"]) == 2 and "selects nothing" in error["ctx"]["text"]:
@@ -134,10 +145,9 @@ def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
                 remedy = f"did you mean the rule {close[0]!r}? a new rule needs one of {', '.join(SELECTORS)}"
         return Problem(error["ctx"]["text"], full, value, source, remedy)
     if error["type"] == "extra_forbidden":
-        place = str(error["loc"][0]) if len(error["loc"]) == 3 else ""
-        kind = {"rules": "rule", "layouts": "layout"}.get(place, "spec")
-        models: dict[str, type[BaseModel]] = {"rules": Rule, "layouts": DeclaredLayout}
-        known, key = [*models.get(place, InitSpec).model_fields], str(error["loc"][-1])
+        place = str(error["loc"][0]) if len(error["loc"]) >= 3 else ""
+        kind, model = _MODELS.get((place, len(error["loc"])), ("spec", InitSpec))
+        known, key = [*model.model_fields], str(error["loc"][-1])
         text = f"{key!r} is not a key of a {kind}"
         remedy = did_you_mean(key, known)
         if path == "init":
@@ -148,7 +158,7 @@ def _problem(error: Any, data: Mapping[Any, Any], sources: Sources) -> Problem:
             remedy = "schemes are chosen with init=NAME, and rule files with init/rules=[roles,head]"
         elif place == "rules" and isinstance(error["input"], Mapping) and not near(key, known, 1):
             remedy = "a rule in a rule? a file of several rules is added with +init/rules@init.rules=NAME"
-        elif not near(key, known, 1) and key not in SETTINGS and kind != "layout":
+        elif not near(key, known, 1) and key not in SETTINGS and kind in ("rule", "spec"):
             remedy += "; an argument of an initializer stands in initializer: {name: ..., " + key + ": ...}"
         return Problem(text, full, value, source, remedy)
     return Problem("nothing that can stand here", full, value, source)

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from omegaconf import OmegaConf
 from torch import nn
 
 import initconf
@@ -252,7 +253,7 @@ def test_save_and_check(run: Any, tmp_path: Path) -> None:
     assert short[0] == "parameter  what  FILE  now"
     assert short[1:3] == ["seed  seed  0  2", "head.weight  settings.gain  -  0.1"]
     assert short[3].startswith("head.weight  law  Normal(mean=0, std=0.5)  Normal(mean=0, std=0.05)")
-    assert short[4:] == ["1 of 8 parameters differ", "to accept it: initconf plan ... --save FILE"]
+    assert short[4:] == ["1 of 8 parameters differ", "to accept it: the same command with --update"]
 
 
 def test_check_as_json(run: Any, tmp_path: Path) -> None:
@@ -268,6 +269,31 @@ def test_check_as_json(run: Any, tmp_path: Path) -> None:
     assert found["head.weight", "parameter"] == (True, False) or found["emb.weight", "aliases"] == ([], ["head.weight"])
 
 
+def test_check_and_update(run: Any, tmp_path: Path) -> None:
+    """As snapshots elsewhere: the first update makes the file, and each shows what it changes."""
+    file = str(tmp_path / "plan.json")
+    updated = [*PLAN, "--check", file, "--update"]
+    done = run(*updated)
+    assert (done.code, done.out) == (0, f"{planned()}\n")
+    assert done.err == f"building a net\nthe plan is in {file}\n"
+    written = Path(file).stat().st_mtime_ns
+    done = run(*updated)  # what is the same is not written again
+    assert (done.code, done.err, Path(file).stat().st_mtime_ns) == (0, "building a net\n", written)
+    done = run(*updated, "rules.head.gain=0.1")
+    assert (done.code, done.err) == (0, f"building a net\nthe plan is in {file}\n")
+    assert re.search(r"^head\.weight +settings\.gain +- +0\.1$", done.out, re.MULTILINE)
+    assert done.lines[-1] == "1 of 8 parameters differ"
+    assert initconf.Plan.load(file) == planned("rules.head.gain=0.1")
+    assert run(*PLAN, "--check", file, "rules.head.gain=0.1").code == 0
+    done = run("plan", "--model", "cli_nets:mixers", "init=he", "--check", file, "--update", "--strict")
+    assert (done.code, done.err.splitlines()[0]) == (1, "the plan is not saved: it has guesses")
+    assert initconf.Plan.load(file) == planned("rules.head.gain=0.1")
+    Path(file).write_text("print('no plan')\n")  # another file, named by mistake
+    done = run(*updated)
+    assert (done.code, done.err) == (1, f"--check = {file!r}: not a plan of initconf: it is not JSON\n")
+    assert Path(file).read_text() == "print('no plan')\n"
+
+
 def test_differences_that_look_alike_are_told_apart(run: Any, tmp_path: Path) -> None:
     file = str(tmp_path / "plan.json")
     planned("rules.head.gain=0.1").save(file)
@@ -278,9 +304,10 @@ def test_differences_that_look_alike_are_told_apart(run: Any, tmp_path: Path) ->
 @pytest.mark.parametrize(
     ("option", "name", "content", "text"),
     [
-        ("--check", "none.json", None, "there is no such file (initconf plan ... --save FILE writes one)"),
+        ("--check", "none.json", None, "there is no such file (--save FILE writes one, and so does --update here)"),
         ("--check", "other.json", "{}", "not a plan of initconf"),
-        ("--check", "torn.json", '{"format": ', "Expecting value: line 1 column 12 (char 11)"),
+        ("--check", "torn.json", '{"format": ', "not a plan of initconf: it is not JSON"),
+        ("--check", "list.json", "[]", "not a plan of initconf"),
         ("--save", "none/plan.json", None, "cannot be written: No such file or directory"),
     ],
 )
@@ -337,6 +364,99 @@ def test_diff_of_saved_plans_needs_no_model(run: Any, tmp_path: Path) -> None:
     assert done.code == 0
     done = run("diff", files[0], "c.json")
     assert (done.code, done.err) == (1, "diff = 'c.json': there is no such file\n")
+
+
+def test_saved_plans_are_not_bent(run: Any, tmp_path: Path) -> None:
+    file = str(tmp_path / "a.json")
+    planned().save(file)
+    done = run("diff", file, file, "gain=2")
+    assert (done.code, done.out) == (2, "")
+    assert done.err.splitlines()[-1] == "initconf diff: error: 'gain=2': a plan that is saved is not bent"
+    done = run("diff", file, "he", "--model", "cli_nets:ready", "rules.head.gain=2")
+    assert (done.code, done.lines[-1]) == (1, "1 of 8 parameters differ")
+
+
+# --- standard input --------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def feed(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Puts a text on standard input."""
+
+    def fed(text: str) -> None:
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(text.encode())))
+
+    return fed
+
+
+SCHEME = "defaults: [he]\ngain: 2\n"
+
+
+def test_a_scheme_on_standard_input(run: Any, feed: Any) -> None:
+    feed(SCHEME)
+    done = run("plan", "--model", "cli_nets:ready", "init=-", "rules.head.gain=3")
+    assert done.out == f"{planned('gain=2', 'rules.head.gain=3')}\n"
+    feed(SCHEME)
+    assert re.match(r"initializer: variance_scaling +# initconf/conf/init/he\.yaml:7\n", run("show", "init=-").out)
+    feed(SCHEME)
+    assert "gain: 2  # <stdin>:2" in re.sub(" +#", "  #", run("show", "init=-").out)
+    feed(SCHEME)
+    done = run("explain", "head.weight", "--model", "cli_nets:ready", "init=-")
+    assert re.search(r"^  gain +2 +init\.gain +<stdin>:2$", done.out, re.MULTILINE), done.out
+    for text, said in (
+        ("gian: 2", "init.gian = 2  (<stdin>:1): 'gian' is"),
+        ("a: [", "<stdin>:1: not YAML: "),
+        ("- a", "<stdin>: "),
+    ):
+        feed(text)
+        done = run("show", "init=-")
+        assert (done.code, done.out, done.err[: len(said)]) == (1, "", said)
+
+
+def test_either_side_of_a_difference_on_standard_input(run: Any, feed: Any, tmp_path: Path) -> None:
+    file = str(tmp_path / "plan.json")
+    planned("gain=2").save(file)
+    feed(SCHEME)
+    done = run("diff", "-", file, "--model", "cli_nets:ready")
+    assert (done.code, done.out) == (0, f"no difference: {planned('gain=2').summary()}\n")
+    feed(Path(file).read_text())
+    assert run("diff", file, "-").code == 0
+    feed(Path(file).read_text())
+    done = run("diff", "he", "-", "--model", "cli_nets:ready", "--json")
+    assert (done.code, json.loads(done.out)["sides"]) == (1, ["he", "-"])
+    feed(Path(file).read_text())
+    assert run(*PLAN, "gain=2", "--check", "-").code == 0
+    feed(Path(file).read_text())
+    done = run(*PLAN, "--check", "-")
+    assert (done.code, done.lines[-1]) == (1, "3 of 8 parameters differ")
+    feed("{}")
+    assert run(*PLAN, "--check", "-").err == "--check = '-': not a plan of initconf\n"
+    feed(run("show", "init=he", "--json").out)  # a scheme as JSON is a scheme
+    assert run("diff", "-", "he", "--model", "cli_nets:ready").code == 0
+
+
+@pytest.mark.parametrize("words", ["diff - - --model cli_nets:ready", "plan --model cli_nets:ready init=- --check -"])
+def test_standard_input_is_read_once(words: str, run: Any, feed: Any) -> None:
+    feed(SCHEME)
+    done = run(*words.split())
+    assert (done.code, done.out) == (2, "")
+    assert done.err.endswith(": error: -: standard input can be read once\n")
+
+
+def test_a_model_built_on_meta_needs_no_memory(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    import cli_nets
+
+    def huge() -> nn.Module:
+        return nn.Sequential(nn.Linear(1_000_000, 1_000_000, bias=False), nn.Linear(1_000_000, 10))
+
+    monkeypatch.setattr(cli_nets, "huge", huge, raising=False)
+    words = ["--model", "cli_nets:huge", "--device", "meta", "init=lecun", "init/rules=[roles]"]
+    done = run("plan", *words)
+    assert (done.code, done.err) == (0, "")
+    assert done.lines[-1].startswith("3 parameters, 1,000,010,000,010 values")
+    assert run("explain", "0.weight", *words).code == run("check", *words).code == 0
+    done = run("plan", "--model", "cli_nets:build", "--device", "meta", "init=he")
+    assert done.out == f"{planned()}\n"  # the same plan, fingerprint and all
 
 
 # --- list and show ---------------------------------------------------------------------------------------------------------
@@ -421,12 +541,10 @@ def test_show_says_where_each_line_comes_from(run: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     ["a", "on", "No", "null", "1e-3", "1", "", " a ", "a: b", "a #b", "'", '"', "*.bias", "[q]", "{q,k}", "${x}", "é", "a\nb",
-     "a\tb", "\\d+", "~", "-", "=", "0x1f", "12:30", 1, 1.5, 1e-7, float("inf"), -float("inf"), True, None, [1, "a"],
+     "a\tb", "\\d+", "\\${x}", "a\\\\${x}", "\\\\", "~", "-", "=", "0x1f", "12:30", 1, 1.5, 1e-7, float("inf"), -float("inf"), True, None, [1, "a"],
      {"a": ["on"]}, [[300, 784], []], {}],
 )  # fmt: skip
 def test_values_as_yaml(value: Any) -> None:
-    from omegaconf import OmegaConf
-
     node = OmegaConf.create(f"key: {catalogue.as_yaml(value)}")
     assert OmegaConf.to_container(node, resolve=True) == {"key": value}
 
@@ -504,7 +622,24 @@ def test_results(run: Any, tmp_path: Path) -> None:
         ),
         ("show", "initconf show: error: no scheme is chosen: add init=NAME; there are: "),
         ("show --config-dir conf", "initconf show: error: no scheme is chosen: add init=NAME; there are: "),
-        ("show he", "initconf show: error: 'he' is no override: write key=value, such as init=he or init.gain=0.5"),
+        ("show he", "initconf show: error: 'he' is no override: did you mean init=he?"),
+        ("show hee", "initconf show: error: 'hee' is no override: write key=value, such as init=he or init.gain=0.5"),
+        ("show mine.yaml", "initconf show: error: 'mine.yaml' is no override: did you mean init=mine.yaml?"),
+        (
+            "plan cli_nets:build init=he",
+            "initconf plan: error: the following arguments are required: --model; did you mean --model cli",
+        ),
+        ("plan --model cli_nets:build he", "initconf plan: error: 'he' is no override: did you mean init=he?"),
+        ("plan init=he --modle x", "initconf plan: error: unrecognized arguments: --modle; did you mean --model?"),
+        ("chek", "initconf: error: argument COMMAND: invalid choice: 'chek' (choose from "),
+        (
+            "plan --model cli_nets:build init=he --update",
+            "initconf plan: error: --update goes with --check FILE, which it rewrites",
+        ),
+        ("plan --model cli_nets:build init=he --save -", "initconf plan: error: --save writes a file; --json prints the plan"),
+        ("plan --model cli_nets:build init=he --device", "initconf plan: error: argument --device: expected one argument"),
+        ("plan --model cli_nets:build init=he --device mta", "initconf plan: error: --device mta: write meta, cpu or cuda"),
+        ("plan --model cli_nets:ready init=he --device cpu", "initconf plan: error: --device: ready is a module already"),
         ("show init=he --node init", "initconf show: error: --node goes with --config-name"),
         (
             "show --config-name config",
@@ -524,7 +659,7 @@ def test_results(run: Any, tmp_path: Path) -> None:
         ),
         (
             "list rolls",
-            "initconf list: error: nothing to list is called 'rolls'; there are: "
+            "initconf list: error: nothing to list is called 'rolls'; did you mean 'roles'? there are: "
             "initializers, schemes, rules, activations, roles, layouts",
         ),
         ("results", "initconf results: error: the following arguments are required: DIR"),
@@ -545,6 +680,60 @@ def test_usage(words: str, text: str, run: Any) -> None:
     assert (done.code, done.out) == (2, "")
     assert done.err.startswith("usage: initconf")
     assert done.err.splitlines()[-1].startswith(text)
+
+
+NET = "--model cli_nets:ready"
+CODES = {
+    "plan": (f"{NET} init=he", f"{NET} init=hee", "init=he"),
+    "explain": (f"emb.weight {NET} init=he", f"emb.wieght {NET} init=he", f"{NET} init=he"),
+    "diff": (f"he he {NET}", f"he glorot {NET}", f"he {NET}"),
+    "check": ("init=he", "init=hee", ""),
+    "verify": ("--plan plan.json --checkpoint right.pt", "--plan plan.json --checkpoint wrong.pt", "--plan plan.json"),
+    "list": ("roles", "roles --import cli_none", "rolls"),
+    "show": ("init=he", "init=he gian=2", "he"),
+    "import": ("keras net.json", "keras none.json", "keras"),
+    "schema": ("rules", "--import cli_none", "ruless"),
+    "gains": ("relu", "rellu", "relu --plott x"),
+    "results": ("runs", "none", ""),
+    "completion": ("bash", None, "tcsh"),
+}
+"""Of each command what ends with exit code 0, with 1 and with 2."""
+
+
+@pytest.fixture(scope="module")
+def answered(folder: Path) -> None:
+    """The files that the commands of CODES read."""
+    planned().save(folder / "plan.json")
+    values = {name: p.detach() for name, p in initconf.initialize(net(), "he").model.named_parameters()}
+    torch.save(values, folder / "right.pt")
+    torch.save({**values, "norm.bias": torch.ones(8)}, folder / "wrong.pt")
+    layer = {"class_name": "Dense", "config": {"name": "d", "units": 3, "kernel_initializer": "he_normal"}}
+    (folder / "net.json").write_text(json.dumps(layer))
+    results.append(folder / "runs", {"num": 0, "overrides": [], "init": "he", "metrics": {"test_accuracy": 1.0, "test_loss": 0.0},
+                   "status": "completed", "error": None, "model": "mlp", "data": "digits", "objective": "accuracy", "seconds": 1.0})  # fmt: skip
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.usefixtures("answered")
+def test_exit_codes_of_every_command(command: str, run: Any) -> None:
+    """What is for programs is on stdout, whole or not at all, and what is for people on stderr."""
+    for code, words in enumerate(CODES[command]):
+        if words is None:
+            continue
+        done = run(command, *words.split())
+        assert done.code == code, f"{words}: {done.err}"
+        assert code == 0 or done.err or done.out
+        as_json = run(command, *words.split(), "--json")
+        assert as_json.code == code
+        assert as_json.err == done.err
+        if done.out:
+            json.loads(as_json.out, parse_constant=pytest.fail)
+        else:
+            assert as_json.out == ""
+        if code == 2:
+            assert done.out == ""
+            assert done.err.startswith(f"usage: initconf {command} ")
+            assert "Traceback" not in done.err
 
 
 def test_help(run: Any) -> None:
@@ -596,6 +785,7 @@ def terminal(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
         "diff he glorot --model cli_nets:ready",
         "list initializers rules roles activations",
         "gains",
+        "check --model cli_nets:ready conf/init/mine.yaml rules.bias=null rules.hed.glob=hed.* unmatched=keep",
     ],
 )
 def test_tables_fit_the_terminal(words: str, width: int, terminal: Any) -> None:
@@ -607,7 +797,21 @@ def test_tables_fit_the_terminal(words: str, width: int, terminal: Any) -> None:
     assert len(lines) > 3
     assert "\x1b[1m" in shown
     # the summary of a plan, a fact of layouts and what was left out are sentences, which the terminal may break
-    assert [line for line in tables if len(line) > width and " parameters, " not in line] == []
+    assert [line for line in tables if len(line) > width and " parameters" not in line] == []
+
+
+@pytest.mark.parametrize("width", [30, 60, 80, 200])
+@pytest.mark.parametrize("words", ["init=he", "init=gpt2", "--config-dir conf --config-name config gain=${seed}"])
+def test_composed_schemes_fit_the_terminal(words: str, width: int, terminal: Any, run: Any) -> None:
+    plain = run("show", *words.split()).out
+    shown = terminal(width, "show", *words.split())
+    assert OmegaConf.create(shown) == OmegaConf.create(plain)
+    assert [line.strip() for line in re.findall("#.*", shown)] == re.findall("#.*", plain)  # the sources, all of them
+    # What is to be copied is not broken: only a pattern that is longer alone, or a source, goes on in the next line.
+    long = [line for line in shown.splitlines() if len(line) > width]
+    assert [line for line in long if "  #" in line.strip() and not line.lstrip().startswith("#")] == []
+    if width == 200:
+        assert shown.count("\n") == plain.count("\n")
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])
@@ -720,6 +924,8 @@ TORCH_FREE = [
     ["list"],
     ["show", "init=he", "init.gain=0.5"],
     ["show", "--config-dir", "conf", "--config-name", "config"],
+    ["check", "conf/init/mine.yaml", "conf/init/rules/mine.yaml"],
+    ["check", "init=torch", "--strict"],
     ["gains"],
     ["results", "."],
     ["plan", "init=he"],

@@ -223,19 +223,21 @@ WRONG = [
         {"a": {"match": "qkv", "axes": {"out": "x"}}},
         "init.layouts.a.axes: an axis is an integer, or a list of integers\n  -> write {out: 0, in: [1, 2]}",
     ),
-    ({"a": {"match": "qkv", "groups": 0}}, "init.layouts.a.groups = 0: not a positive integer"),
+    ({"a": {"match": "qkv", "groups": 0}}, "init.layouts.a.groups = 0: not a positive integer\n  -> write an integer, such as 2"),
     (
         {"a": {"match": "qkv", "blocks": {"names": ["q", "q"]}}},
-        "init.layouts.a.blocks: two blocks have the same name",
+        "init.layouts.a.blocks: two blocks have the same name\n  -> give each its own",
     ),
     ({"a": {"match": "nope", "role": "bias"}}, "init.layouts.a: it matches nothing\n  -> names are such as qkv, qkv_bias"),
+    ({"a": {"match": "qkv_bais", "role": "bias"}}, "init.layouts.a: it matches nothing\n  -> near names: qkv_bias"),
+    ({"a": {"module": "Fuse", "role": "bias"}}, "init.layouts.a: it matches nothing\n  -> did you mean 'Fused'?"),
     ({"a": {"match": "qkv", "axes": {"out": 2, "in": 0}}}, "init.layouts.a.axes: qkv: the shape (4, 16) has no axis 2"),
     ({"a": {"match": "qkv", "axes": {"out": -3, "in": 0}}}, "init.layouts.a.axes: qkv: the shape (4, 16) has no axis -3"),
     ({"a": {"match": "qkv", "axes": {"out": 0, "in": 0}}}, "init.layouts.a.axes: qkv: axis 0 is named twice"),
     ({"a": {"match": "qkv", "axes": {"out": 1, "in": -1}}}, "init.layouts.a.axes: qkv: axis 1 is named twice"),
     (
         {"a": {"match": "qkv", "axes": {"out": 0, "inn": 1}}},
-        "init.layouts.a.axes: not a mapping of axes\n  -> write {out: 0, in: 1}, and batch where whole weights are stacked",
+        "init.layouts.a.axes: 'inn' is not a key of axes\n  -> did you mean 'in'?",
     ),
     (
         {"a": {"match": "qkv", "axes": {"out": True}}},
@@ -275,7 +277,7 @@ WRONG = [
         {"a": {"match": "qkv", "transposed": True, "groups": 5}},
         "init.layouts.a.groups: qkv: 5 groups do not divide 16, the size of the in axes",
     ),
-    ({"a": {"match": "qkv", "stride": 0.5}}, "init.layouts.a.stride = 0.5: not a positive integer"),
+    ({"a": {"match": "qkv", "stride": 0.5}}, "init.layouts.a.stride = 0.5: not a positive integer\n  -> write an integer, such as 2"),
     ({"a": {"match": "table", "zero_row": 9}}, "init.layouts.a.zero_row: table: the shape (7, 4) has no row 9"),
     ({"a": {"match": "table", "zero_row": -8}}, "init.layouts.a.zero_row: table: the shape (7, 4) has no row -8"),
     (

@@ -73,7 +73,7 @@ def test_examples(test):
 
 def test_examples_are_found():
     assert len(CASES) >= 15
-    assert {"initconf.loading.load", "initconf.compiler.compile", "initconf.registry.register"} <= {c.id for c in CASES}
+    assert {"initconf.loading.load", "initconf.apply.compile", "initconf.registry.register"} <= {c.id for c in CASES}
 
 
 def test_a_wrong_example_is_found():

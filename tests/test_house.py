@@ -16,14 +16,14 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 ORDER = """
     errors files expressions patterns docstrings laws/ quadrature curves callables activations
     checks spec registry
-    sites layouts third_party parametrized owners resets survey origins tracing
+    sites guessing layouts third_party parametrized owners resets survey origins feeding calls tracing
     initializers/
     hyper/
     schema
-    reading provenance refusals composing validating loading
-    rules choices diagnosis plan compiler
+    reading provenance refusals limits composing validating loading
+    rules choices diagnosis plan heads compiler
     stream stream_kernel on_gpu sampling shards moments threads writing
-    by_torch report comparison progress materialise fitting choosing apply
+    by_torch report comparison progress materialise fitting choosing conditions apply measurement measuring
     porting/
     lab/ cli/ _hydra/ __main__
 """.split()

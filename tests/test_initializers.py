@@ -285,7 +285,8 @@ def entry(plan, row):
 
 
 def test_every_initializer_has_a_row():
-    assert sorted(TABLE) == registry.names()
+    """But those that serve all parameters of a hypernetwork's output together: their tests are in files of their own."""
+    assert sorted(TABLE) == [name for name in registry.names() if registry.find(name).arrange is None]
 
 
 @pytest.mark.parametrize(("name", "row"), ROWS)

@@ -18,7 +18,8 @@ from rich.console import Console
 
 from initconf.errors import InitConfError
 from initconf.lab import building, models, results, run
-from initconf.lab.data import VOCABULARY, Dataset, digits, text
+from initconf.lab.data import VOCABULARY, Dataset, digits, digits_tasks, text
+from initconf.lab.hypernet import Hypernet
 from initconf.lab.train import Metrics, evaluate
 
 ZEROS = "init.initializer=zeros"
@@ -361,6 +362,47 @@ def test_the_digits_are_standardised_and_every_class_is_tested(digit_data: Datas
     assert abs(digit_data.train_x.std().item() - 1) < 1e-5
     assert torch.bincount(digit_data.test_y).min() >= 30
     assert torch.equal(digits(flat=True).train_x, digit_data.train_x.flatten(1))
+
+
+@pytest.mark.parametrize("kind", ["permuted", "rotated"])
+def test_the_tasks_are_the_digits_in_other_dress(digit_data: Dataset, kind: Any) -> None:
+    data = digits_tasks(tasks=4, kind=kind)
+    assert data.train_x.shape == (4 * 1440, 65)
+    assert data.test_x.shape == (4 * 357, 65)
+    assert data.sizes["num_tasks"] == 4
+    assert set(data.train_x[: len(data.test_x), 0].tolist()) == {0, 1, 2, 3}  # by which the training loss is measured
+    plain, images = digit_data.test_x.flatten(1), data.test_x[:, 1:].reshape(4, 357, 64)
+    assert torch.equal(images[0], plain)
+    for task in range(1, 4):
+        assert torch.equal(data.test_y.reshape(4, 357)[task], digit_data.test_y)
+        if kind == "permuted":
+            assert torch.equal(images[task].sort(1).values, plain.sort(1).values)
+        else:  # 90 degrees for each task
+            turned = torch.rot90(digit_data.test_x, task, (2, 3)).flatten(1)
+            assert torch.allclose(images[task], turned, atol=1e-4)
+        assert not torch.equal(images[task], plain)
+    assert torch.equal(digits_tasks(4, kind).train_x, data.train_x)
+    with pytest.raises(ValueError, match="kind=turned, tasks=4: choose permuted or rotated, and one task or more"):
+        digits_tasks(4, "turned")  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("chunk_size", [None, 100, 1000])
+def test_the_hypernet_runs_each_example_through_the_network_of_its_task(chunk_size: int | None) -> None:
+    net = Hypernet(7, 3, num_tasks=4, width=8, depth=2, chunk_size=chunk_size)
+    weights = net.generate()
+    assert {name: w.shape[1:] for name, w in weights.items()} == {n: p.shape for n, p in net.main.named_parameters()}
+    if chunk_size == 100:  # 155 values: the second chunk is used in part
+        assert net.chunk_emb.weight.shape == (2, 8)
+        flat = torch.cat([w.flatten(1) for w in weights.values()], 1)
+        inputs = torch.cat([net.task_emb.weight[2], net.chunk_emb.weight[1]])
+        assert torch.allclose(flat[2, 100:], net.head(net.body(inputs))[:55])
+    x = torch.randn(5, 7)
+    x[:, 0] = torch.tensor([3.0, 0, 2, 2, 1])
+    for row, logits in zip(x, net(x), strict=True):
+        net.main.load_state_dict({name: w[int(row[0])] for name, w in weights.items()})
+        assert torch.allclose(net.main(row[None, 1:])[0], logits, atol=1e-6)
+    with pytest.raises(ValueError, match="activation=rellu: choose one of relu"):
+        Hypernet(7, 3, 4, activation="rellu")
 
 
 def test_the_text_is_windows_whose_targets_are_the_next_characters() -> None:

@@ -521,7 +521,19 @@ BAD_LAYOUTS = [
     (Layout(role="gate_scale", in_axes=(7,)), None),  # it has no axes
     (Layout(groups=2), "2 groups do not divide 3, the size of the out axes"),
     (Layout(groups=4, transposed=True), "4 groups do not divide 6, the size of the in axes"),
-    (Layout(groups=0), "0 groups do not divide 3, the size of the out axes"),
+    (Layout(groups=0), "groups is 0, not a positive integer"),
+    (Layout(stride=0), "stride is 0, not a positive integer"),
+    (Layout(stride=2.5), "stride is 2.5, not a positive integer"),  # type: ignore[arg-type]
+    (Layout(block_names=("a", "a", "b")), "the blocks 'a', 'a', 'b' do not have a name each"),
+    (Layout(block_names=("a", "b"), block_sizes=(4, -1)), "the sizes [4, -1] of the blocks are not all positive"),
+    (Layout(in_axes=1), "in_axes is 1, not a tuple of integers"),  # type: ignore[arg-type]
+    (Layout(in_axes=[1]), "in_axes is [1], not a tuple of integers"),  # type: ignore[arg-type]
+    (Layout(in_axes=("in",)), "in_axes is ('in',), not a tuple of integers"),  # type: ignore[arg-type]
+    (Layout(block_names="qkv"), "block_names is 'qkv', not a tuple of strings"),  # type: ignore[arg-type]
+    (Layout(block_axis=None), "block_axis is None, not an integer"),  # type: ignore[arg-type]
+    (Layout(zero_row="0"), "zero_row is '0', not an integer"),  # type: ignore[arg-type]
+    (Layout(fans_of=0), "fans_of is 0, not a parameter's name"),  # type: ignore[arg-type]
+    (Layout(assumed="role"), "assumed is 'role', not a tuple of strings"),  # type: ignore[arg-type]
     (Layout(block_names=("a", "b")), "2 blocks of one size do not divide 3, the size of axis 0\n  -> give the sizes of a, b"),
     (
         Layout(block_names=("a", "b"), block_sizes=(1, 1)),
@@ -555,10 +567,6 @@ def test_layouts_that_do_not_fit_are_refused(found, text, own_layouts):
 def test_what_is_no_layout_is_refused(own_layouts):
     for wrong in ("fan_in", {}):
         assert refused(lambda *_, wrong=wrong: wrong, 3, 6) == f"the layout of InOut.weight is {wrong!r}, not a Layout"
-    for wrong in (Layout(in_axes=1), Layout(in_axes=[1]), Layout(block_names="qkv")):  # type: ignore[arg-type]
-        assert refused(lambda *_, wrong=wrong: wrong, 3, 6) == (
-            f"the layout of InOut.weight is {wrong!r}: its axes, names and sizes are to be tuples"
-        )
 
 
 def test_a_layout_function_that_raises_is_named(own_layouts):

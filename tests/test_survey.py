@@ -37,10 +37,10 @@ NAMES = ["0.weight", "0.bias", "2.weight", "2.bias"]
 
 
 def checkpointed():
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper, offload_wrapper
 
     model = mlp()
-    model[2] = checkpoint_wrapper(model[2])
+    model[2] = offload_wrapper(model[2])
     return checkpoint_wrapper(model)
 
 
@@ -50,7 +50,7 @@ WRAPPED = {
     "torch.compile, inside": lambda: nn.Sequential(torch.compile(mlp()[0], backend="eager"), nn.ReLU(), mlp()[2]),
     "DataParallel": lambda: nn.DataParallel(mlp()),
     "AveragedModel": lambda: torch.optim.swa_utils.AveragedModel(mlp()),
-    "checkpoint_wrapper": checkpointed,
+    "checkpoint_wrapper and offload_wrapper": checkpointed,
     "three at once": lambda: torch.compile(torch.optim.swa_utils.AveragedModel(nn.DataParallel(mlp())), backend="eager"),
 }
 
@@ -66,7 +66,7 @@ def test_wrappers_leave_no_trace(row):
 def test_wrappers_are_named_as_torch_names_them():
     """The list of wrappers is of dotted names, so that nothing is imported for it; here they meet the classes."""
     from torch._dynamo.eval_frame import OptimizedModule
-    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import ActivationWrapper
     from torch.distributed.fsdp import FullyShardedDataParallel
     from torch.nn.parallel import DataParallel, DistributedDataParallel
     from torch.nn.utils.spectral_norm import SpectralNorm
@@ -77,7 +77,7 @@ def test_wrappers_are_named_as_torch_names_them():
         return f"{cls.__module__}.{cls.__qualname__}"
 
     assert {
-        dotted(c) for c in (OptimizedModule, DistributedDataParallel, DataParallel, CheckpointWrapper, AveragedModel)
+        dotted(c) for c in (OptimizedModule, DistributedDataParallel, DataParallel, ActivationWrapper, AveragedModel)
     } == set(WRAPPERS)
     assert dotted(FullyShardedDataParallel) == FLAT
     assert (dotted(WeightNorm), dotted(SpectralNorm)) == NORMALISED
@@ -424,6 +424,24 @@ def test_flat_parameters_are_refused():
     remedy = "\n  -> initialise before wrapping, or shard with torch.distributed.fsdp.fully_shard"
     assert problems(inner) == [f"the model: {text}{remedy}"]
     assert problems(nn.Sequential(nn.Linear(2, 2), inner)) == [f"1: {text}{remedy}"]
+
+
+def test_scripted_modules_are_refused():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.jit is deprecated, and in use
+        inner = torch.jit.script(nn.Linear(3, 3))
+    text = "torch.jit has compiled the module: the class that gives its parameters their meaning is gone"
+    assert problems(inner) == [f"the model: {text}\n  -> initialise before it is scripted or traced"]
+    assert problems(nn.Sequential(nn.Linear(3, 3), inner)) == [f"1: {text}\n  -> initialise before it is scripted or traced"]
+
+
+class Unmade(nn.Module):
+    def __init__(self):
+        pass
+
+
+def test_a_module_without_its_constructor_is_refused():
+    assert problems(Unmade()) == ["the model: its __init__ has not called super().__init__()"]
 
 
 def test_all_that_is_wrong_is_said_at_once():

@@ -259,11 +259,12 @@ NAMED = [
 
 @pytest.mark.parametrize(("name", "shape", "role"), NAMED, ids=[row[0] for row in NAMED])
 def test_names(name: str, shape: tuple[int, ...], role: str) -> None:
-    """In a known package they are no guess; elsewhere they are marked as one."""
+    """In transformers, whose names were held against their use, they are no guess; elsewhere they are marked as one."""
     known = sites(made("transformers.models.some.modeling_some.Some", {name: shape}))[name]
-    unknown = sites(made("their.own.Some", {name: shape}))[name]
     assert (known.role, known.layout.assumed) == (role, ())
-    assert (unknown.role, unknown.layout.assumed) == (role, ("role",))
+    for package in ("their.own", "timm.models.vision_transformer"):
+        unknown = sites(made(f"{package}.Some", {name: shape}))[name]
+        assert (unknown.role, unknown.layout.assumed) == (role, ("role",))
     if role == "embedding":
         assert (known.fan_in, known.fan_out) == (1, 4)
 

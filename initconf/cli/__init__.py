@@ -7,17 +7,18 @@ fails, the answer is on stdout and the problems are on stderr.
 
 from __future__ import annotations
 
+import re
 import sys
 from argparse import ArgumentParser, Namespace, RawDescriptionHelpFormatter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import initconf
-from initconf.errors import InitConfError
+from initconf.errors import InitConfError, near
 
 FAILED, USAGE = 1, 2
 """Exit codes: the configuration is wrong or a check failed; the command line itself is wrong."""
@@ -71,6 +72,20 @@ def _importable(folder: str) -> Iterator[None]:
         sys.path[:] = before
 
 
+class _Parser(ArgumentParser):
+    """A parser that says what may have been meant."""
+
+    def error(self, message: str) -> NoReturn:
+        known: list[str] = []
+        if wrong := re.match(r"unrecognized arguments: (--[\w-]+)", message):
+            known = [option for option in self._option_string_actions if option.startswith("--")]
+        elif wrong := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
+            known = re.findall(r"[\w-]+", wrong[2])
+        if wrong and (close := near(wrong[1], known, 1)):
+            message += f"; did you mean {close[0]}?"
+        super().error(message)
+
+
 # --- what may be typed -----------------------------------------------------------------------------------------------------
 
 
@@ -88,6 +103,11 @@ class Command:
 def _overrides(parser: ArgumentParser) -> None:
     text = "init=SCHEME and Hydra overrides: gain=0.5 init.rules.head.gain=0.1 'init/rules=[roles,my_rules]'"
     parser.add_argument("words", nargs="*", metavar="OVERRIDE", help=text)
+
+
+def _checked(parser: ArgumentParser) -> None:
+    text = "files or folders of schemes and rule files; or init=SCHEME; - is standard input; overrides hold for all"
+    parser.add_argument("words", nargs="*", metavar="FILE | OVERRIDE", help=text)
 
 
 def _name(parser: ArgumentParser) -> None:
@@ -113,15 +133,19 @@ def _directory(parser: ArgumentParser) -> None:
 
 
 def _model(parser: ArgumentParser) -> None:
-    text = "class, function or module to plan for; the current directory is importable"
+    text = "class, function or module, the current directory being importable; or hf:KIND[:CLASS] of transformers (hf:gpt2)"
     parser.add_argument("--model", metavar="PKG.MOD:NAME", help=text)
-    text = "argument that NAME is called with, its value as YAML (repeatable)"
+    text = "argument of NAME, or setting of KIND's configuration, its value as YAML (repeatable)"
     parser.add_argument("--model-arg", metavar="K=V", action="append", default=[], help=text)
+    text = "build it there; meta takes no memory and has no values (default: meta for hf:, else as NAME does)"
+    parser.add_argument("--device", metavar="DEVICE", help=text)
 
 
 def _example(parser: ArgumentParser) -> None:
     text = "input for nonlinearity: auto: a tensor, a tuple (positional), a mapping (keywords), or a function that gives one"
     parser.add_argument("--example", metavar="PKG.MOD:NAME", help=text)
+    text = "inputs for input_second_moment: measured, likewise, or a list of such: what a hypernetwork will be conditioned on"
+    parser.add_argument("--conditions", metavar="PKG.MOD:NAME", help=text)
 
 
 def _modules(parser: ArgumentParser) -> None:
@@ -144,9 +168,14 @@ def _strict(parser: ArgumentParser) -> None:
     parser.add_argument("--strict", action="store_true", help=text)
 
 
+def _stricter(parser: ArgumentParser) -> None:
+    parser.add_argument("--strict", action="store_true", help="count warnings and guesses (~) as wrong, too")
+
+
 def _files(parser: ArgumentParser) -> None:
     parser.add_argument("--save", metavar="FILE", help="write the plan as JSON, to be committed")
     parser.add_argument("--check", metavar="FILE", help="compare with a saved plan; exit code 1 where they differ")
+    parser.add_argument("--update", action="store_true", help="with --check: then rewrite the file; exit code 0")
 
 
 def _stored(parser: ArgumentParser) -> None:
@@ -193,17 +222,29 @@ COMMANDS = {
         "initconf explain blocks.3.attn.out_proj.weight --model my_pkg.models:build init=gpt2",
         (_name, _model, _example, *_SPEC),
     ),
+    "targets": Command(
+        "targets:targets",
+        "show the tensors that a hypernetwork generates, and what is known and assumed of them",
+        "initconf targets --model my_pkg.models:hypernet init=hyperfan",
+        (_overrides, _model, *_SPEC),
+    ),
     "diff": Command(
         "plans:diff",
         "compare two schemes, YAML files or saved plans on one model; exit code 1 where they differ",
         "initconf diff he glorot --model my_pkg.models:build",
         (_sides, _model, _example, _modules, _config_dir),
     ),
+    "check": Command(
+        "checking:check",
+        "check schemes and rule files, and with a model what each rule wins; exit code 1 where something is wrong",
+        "initconf check conf/init/*.yaml",
+        (_checked, _model, _example, *_SPEC, _stricter),
+    ),
     "verify": Command(
         "verifying:verify",
         "hold a checkpoint, or a model as it is built, against the values of a plan; exit code 1 where they differ",
         "initconf verify --checkpoint step0.safetensors --plan plan.json",
-        (_overrides, _stored, _model, *_SPEC),
+        (_overrides, _stored, _model, _example, *_SPEC),
     ),
     "list": Command(
         "catalogue:names",
@@ -250,9 +291,9 @@ COMMANDS = {
 }
 
 
-def parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
+def parsers() -> tuple[ArgumentParser, Mapping[str, ArgumentParser]]:
     """The parser of the whole command line, and that of each command."""
-    parser = ArgumentParser(
+    parser = _Parser(
         prog="initconf",
         description="Say in configuration how the parameters of a PyTorch model start, and be sure of it.",
         epilog="initconf COMMAND --help says more. Exit codes: 0; 1, the configuration is wrong or a check failed; 2, usage.",
@@ -272,7 +313,7 @@ def parsers() -> tuple[ArgumentParser, dict[str, ArgumentParser]]:
         for option in command.options:
             option(sub)
         sub.add_argument("--json", action="store_true", help="print JSON, and nothing else on stdout")
-        sub.set_defaults(command=command, parser=sub)
+        sub.set_defaults(command=command, parser=sub, stdin_taken=False)
     return parser, commands.choices
 
 

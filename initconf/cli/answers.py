@@ -107,6 +107,36 @@ class Grid:
         return min(own, TEXT) if title in self.flow else own
 
 
+@dataclass
+class Commented:
+    """Lines of YAML, most with a comment."""
+
+    lines: list[tuple[str, str | None]]
+
+    COLUMN = 48
+    """Up to which column comments are aligned."""
+
+    def __str__(self) -> str:
+        return "\n".join(self._with_comments(max((len(line) for line, _ in self.lines if len(line) < self.COLUMN), default=0)))
+
+    def fitted(self, width: int) -> list[str]:
+        """The lines for a terminal of this width: a comment for which there is no room stands above its line."""
+        widest = max((len(comment) for _, comment in self.lines if comment), default=0)
+        room = width - GAP - len("# ") - widest
+        column = max((len(line) for line, _ in self.lines if len(line) <= room), default=0)
+        above = [line if len(line) > column else None for line, _ in self.lines]
+        told: list[str] = []
+        for line, long, (_, comment) in zip(self._with_comments(column), above, self.lines, strict=True):
+            if long is None or comment is None:
+                told.append(line)
+            else:
+                told += [f"{long[: len(long) - len(long.lstrip())]}# {comment}", long]
+        return told
+
+    def _with_comments(self, column: int) -> list[str]:
+        return [f"{line:<{column}}{' ' * GAP}# {comment}" if comment else line for line, comment in self.lines]
+
+
 def _shortened(text: str, width: int) -> str:
     """A name without its middle: what tells names apart stands at both ends."""
     if len(text) <= width:
@@ -121,7 +151,7 @@ class Answer:
 
     data: Any
     """For `--json`."""
-    parts: Sequence[str | Grid]
+    parts: Sequence[str | Grid | Commented]
     """For people: texts and tables in order."""
     warnings: Sequence[str] = ()
     code: int = 0
@@ -159,6 +189,9 @@ def _to_terminal(answer: Answer, out: IO[str]) -> None:
     for part in answer.parts:
         if isinstance(part, str):
             console.print(part, soft_wrap=True)
+        elif isinstance(part, Commented):
+            for line in part.fitted(console.width):
+                console.print(line, soft_wrap=True)
         elif part.stack and not part.fits(console.width):
             for line in part.stacked(console.width):
                 console.print(line, soft_wrap=True, style=None if line.startswith("    ") else "bold")

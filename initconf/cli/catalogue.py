@@ -9,9 +9,9 @@ from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
-from initconf.cli.answers import Answer, Grid
+from initconf.cli.answers import Answer, Commented, Grid
 from initconf.cli.inputs import Usage, import_modules, only_overrides, read_spec
-from initconf.errors import InitConfError, Problem
+from initconf.errors import InitConfError, Problem, near
 from initconf.spec import ROLE_MEANINGS, ROLES, SELECTORS, InitSpec
 
 # --- list ------------------------------------------------------------------------------------------------------------------
@@ -27,7 +27,9 @@ def names(args: Namespace) -> Answer:
     """What a configuration may name, kind by kind."""
     for kind in args.words:
         if kind not in KINDS:
-            raise Usage(f"nothing to list is called {kind!r}; there are: {', '.join(KINDS)}")
+            close = near(kind, KINDS, 1)
+            meant = f"did you mean {close[0]}? " if close else ""
+            raise Usage(f"nothing to list is called {kind!r}; {meant}there are: {', '.join(KINDS)}")
     import_modules(args)
     found = {kind: KINDS[kind](args) for kind in dict.fromkeys(args.words or KINDS)}
     parts: list[str | Grid] = []
@@ -125,21 +127,17 @@ def comment(text: str) -> str:
 # --- show ------------------------------------------------------------------------------------------------------------------
 
 
-_COMMENT = 48
-"""The column up to which comments are aligned."""
 _YAML_WORDS = frozenset(("y", "n", "yes", "no", "on", "off", "true", "false", "null"))
 
 
 def show(args: Namespace) -> Answer:
     """The composed spec as YAML, which `load` reads back, each line with the place that said it."""
     import_modules(args)
-    spec = read_spec(args, only_overrides(args.words))
+    spec = read_spec(args, only_overrides(args))
     data = spec.model_dump(mode="json", exclude_none=True, exclude_defaults=True, warnings=False)
     if "rules" in data:
         data["rules"] = {name: rule and _tidy(rule) for name, rule in data["rules"].items()}
-    lines = list(_lines(data, spec))
-    width = max((len(line) for line, _ in lines if len(line) < _COMMENT), default=0)
-    return Answer(data, [f"{line:<{width}}  # {source}" if source else line for line, source in lines])
+    return Answer(data, [Commented(list(_lines(data, spec)))])
 
 
 def _tidy(rule: dict[str, Any]) -> dict[str, Any]:
@@ -173,7 +171,9 @@ def as_yaml(value: Any) -> str:
         return ".inf" if value > 0 else "-.inf"
     if not isinstance(value, str):
         return json.dumps(value)
-    text = value.replace("${", "\\${")  # what was resolved is not to be resolved again
+    from initconf.loading import literal
+
+    text: str = literal(value)
     if not text.isprintable():
         return json.dumps(text)
     if re.fullmatch(r"[A-Za-z_][\w./-]*", text) and text.lower() not in _YAML_WORDS:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 import traceback
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from initconf.spec import InitSpec
 
 _CHOICE = re.compile(r"\+{0,2}init=(?P<scheme>.*)", re.DOTALL)
+_OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.:-]*")
+STDIN = "<stdin>"
+"""What standard input is called in errors."""
 
 
 class Usage(Exception):
@@ -45,12 +50,22 @@ def import_modules(args: Namespace) -> None:
         _imported(name, "--import", name)
 
 
+def standard_input(args: Namespace) -> bytes:
+    """What is on standard input, for which `-` stands."""
+    if args.stdin_taken:
+        raise Usage("-: standard input can be read once")
+    if sys.stdin is None:
+        raise Usage("-: there is no standard input")
+    args.stdin_taken = True
+    return sys.stdin.buffer.read()
+
+
 # --- the spec --------------------------------------------------------------------------------------------------------------
 
 
 def read_spec(args: Namespace, overrides: Sequence[str]) -> InitSpec:
     """The spec that the overrides choose and bend; of a whole application's configuration with `--config-name`."""
-    from initconf.loading import load, load_application
+    from initconf.loading import load_application
 
     if args.config_name is not None:
         if args.config_dir is None:
@@ -61,7 +76,24 @@ def read_spec(args: Namespace, overrides: Sequence[str]) -> InitSpec:
     chosen, rest = choice(overrides)
     if chosen is None:
         raise Usage(f"no scheme is chosen: add init=NAME; there are: {', '.join(known_schemes(args))}")
-    return load(chosen, rest, config_dir=args.config_dir)
+    return load_side(args, chosen, rest)
+
+
+def load_side(args: Namespace, said: str, overrides: Sequence[str]) -> InitSpec:
+    """The spec of a scheme, a YAML file, or what is on standard input."""
+    from initconf.loading import load
+
+    if said == "-":
+        return spec_of(args, standard_input(args), overrides)
+    return load(said, overrides, config_dir=args.config_dir)
+
+
+def spec_of(args: Namespace, content: bytes, overrides: Sequence[str]) -> InitSpec:
+    """The spec on standard input."""
+    from initconf.loading import load_text
+    from initconf.reading import decoded
+
+    return load_text(decoded(content, STDIN), STDIN, overrides, config_dir=args.config_dir)
 
 
 def choice(overrides: Sequence[str]) -> tuple[str | None, list[str]]:
@@ -77,12 +109,21 @@ def known_schemes(args: Namespace) -> list[str]:
     return schemes(args.config_dir)
 
 
-def only_overrides(words: Sequence[str]) -> list[str]:
+def only_overrides(args: Namespace) -> list[str]:
     """The words, all of which must be overrides."""
-    names, overrides = split_words(words)
+    names, overrides = split_words(args.words)
     if names:
-        raise Usage(f"{names[0]!r} is no override: write key=value, such as init=he or init.gain=0.5")
+        raise Usage(f"{names[0]!r} is no override: {_instead(args, names[0])}")
     return overrides
+
+
+def _instead(args: Namespace, word: str) -> str:
+    """What may have been meant by a word that is no override."""
+    if _OBJECT.fullmatch(word) and getattr(args, "model", "") is None:
+        return f"did you mean --model {word}?"
+    if word == "-" or word.endswith((".yaml", ".yml")) or word in known_schemes(args):
+        return f"did you mean init={word}?"
+    return "write key=value, such as init=he or init.gain=0.5"
 
 
 # --- the model -------------------------------------------------------------------------------------------------------------
@@ -91,32 +132,65 @@ def only_overrides(words: Sequence[str]) -> list[str]:
 def require_model(args: Namespace) -> None:
     """Said before anything is done that takes time."""
     if args.model is None:
-        raise Usage("the following arguments are required: --model")
+        meant = next((word for word in split_words(args.words)[0] if _OBJECT.fullmatch(word)), None)
+        hint = f"; did you mean --model {meant}?" if meant is not None else ""
+        raise Usage(f"the following arguments are required: --model{hint}")
 
 
 def build_model(args: Namespace) -> nn.Module:
-    """The model of `--model`, called with the arguments of `--model-arg`."""
+    """The model of `--model`, called with the arguments of `--model-arg` on `--device`."""
     arguments = dict(_argument(word) for word in args.model_arg)
-    found, path = _found("--model", args.model, "a class, a function or a module")
+    found, path = _maker(args)
+    import torch
     from torch import nn
 
+    device = _device(args)
     if isinstance(found, nn.Module):
-        if arguments:
-            raise Usage(f"--model-arg: {path} is a module already and is not called")
+        for option, given in (("--model-arg", arguments), ("--device", device)):
+            if given:
+                raise Usage(f"{option}: {path} is a module already and is not called")
         return found
     if not callable(found):
         text = f"{path} is neither a module nor what makes one: its type is {type(found).__name__}"
         raise InitConfError(Problem(text, "--model", repr(args.model)))
     try:
-        made = found(**arguments)
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and may raise anything
+        with torch.device(device) if device is not None else nullcontext():
+            made = found(**arguments)
+    except (Exception, SystemExit) as error:
+        if isinstance(error, InitConfError) and path == args.model:  # a kind of transformers; it says itself what is wrong
+            raise
         text = f"building it failed: {_brief(error)}"
-        raise InitConfError(Problem(text, "--model", repr(args.model), _place(error))) from None
+        remedy = "--device cpu builds it with its values" if device == "meta" and "meta" in str(error) else None
+        raise InitConfError(Problem(text, "--model", repr(args.model), _place(error), remedy)) from None
     if not isinstance(made, nn.Module):
         text = f"{path}(...) gave no torch.nn.Module: its type is {type(made).__name__}"
         remedy = "name a class or a function that gives the module alone"
         raise InitConfError(Problem(text, "--model", repr(args.model), None, remedy))
     return made
+
+
+def _maker(args: Namespace) -> tuple[Any, str]:
+    """What makes the model, and its name."""
+    from initconf.cli import architectures
+
+    if args.model.startswith(architectures.PREFIX):
+        return lambda **arguments: architectures.build(args.model, arguments), args.model
+    return _found("--model", args.model, "a class, a function or a module")
+
+
+def _device(args: Namespace) -> str | None:
+    """Where the model is to be built; None where its maker says so. A kind of transformers has no values worth their memory."""
+    from initconf.cli import architectures
+
+    if args.device is None:
+        return "meta" if args.model.startswith(architectures.PREFIX) else None
+    import torch
+
+    try:
+        torch.device(args.device)
+    except RuntimeError:
+        raise Usage(f"--device {args.device}: write meta, cpu or cuda") from None
+    return str(args.device)
 
 
 def _argument(word: str) -> tuple[str, Any]:
@@ -138,7 +212,31 @@ def build_example(args: Namespace, model: nn.Module) -> Any:
     """The example input of `--example`: a tensor, a tuple (positional) or a mapping (keywords); None where none is named."""
     if args.example is None:
         return None
-    found, path = _found("--example", args.example, "an input, or a function that gives one")
+    found, path = _input(args, "--example")
+    _refuse_other(found, path, "--example", args.example)
+    if (device := _device(args)) is not None:
+        found = _moved(found, device)
+    _refuse_elsewhere(found, model, "--example", args.example)
+    return found
+
+
+def build_conditions(args: Namespace, model: nn.Module) -> Any:
+    """The inputs of `--conditions`, or a list of them; None where none are named."""
+    if args.conditions is None:
+        return None
+    found, path = _input(args, "--conditions")
+    on_meta = any(parameter.is_meta for parameter in model.parameters())
+    for n, one in enumerate(found if isinstance(found, list) else [found]):
+        _refuse_other(one, f"{path}[{n}]" if isinstance(found, list) else path, "--conditions", args.conditions)
+        if not on_meta:  # else it is run on a copy in memory
+            _refuse_elsewhere(one, model, "--conditions", args.conditions)
+    return found
+
+
+def _input(args: Namespace, option: str) -> tuple[Any, str]:
+    """What an option names as an input of the model, and the name; a function is called."""
+    said = getattr(args, option.removeprefix("--"))
+    found, path = _found(option, said, "an input, or a function that gives one")
     from torch import Tensor, nn
 
     if callable(found) and not isinstance(found, (Tensor, nn.Module)):
@@ -147,11 +245,22 @@ def build_example(args: Namespace, model: nn.Module) -> Any:
             found = found()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and may raise anything
             text = f"calling it failed: {_brief(error)}"
-            raise InitConfError(Problem(text, "--example", repr(args.example), _place(error))) from None
+            raise InitConfError(Problem(text, option, repr(said), _place(error))) from None
+    return found, path
+
+
+def _refuse_other(found: Any, path: str, option: str, said: str) -> None:
+    """Refuse what is no input of a model."""
+    from torch import Tensor
+
     if not isinstance(found, (Tensor, tuple, Mapping)):
         text = f"{path} is no input of a model: its type is {type(found).__name__}"
         remedy = "give a tensor, a tuple of positional inputs, or a mapping of inputs by keyword"
-        raise InitConfError(Problem(text, "--example", repr(args.example), None, remedy))
+        raise InitConfError(Problem(text, option, repr(said), None, remedy))
+
+
+def _refuse_elsewhere(found: Any, model: nn.Module, option: str, said: str) -> None:
+    """Refuse an input that is not where the model is."""
     from initconf.tracing import arguments
 
     positional, keywords = arguments(found)
@@ -159,22 +268,30 @@ def build_example(args: Namespace, model: nn.Module) -> Any:
     # torch multiplies a tensor on meta and one on the CPU without a word, and what comes out is whatever lies in memory.
     if inputs and weights and not inputs <= weights:
         text = f"it is on {' and '.join(sorted(inputs))}, and the model on {' and '.join(sorted(weights))}"
-        raise InitConfError(Problem(text, "--example", repr(args.example), None, "give both the same device"))
-    return found
+        raise InitConfError(Problem(text, option, repr(said), None, "give both the same device"))
 
 
 def make_plan(args: Namespace, model: nn.Module, spec: InitSpec, example: Any) -> Plan:
     """The plan of a model."""
-    from initconf.compiler import compile as compile_plan
+    from initconf.apply import compile as compile_plan
 
     try:
-        return compile_plan(model, spec, example=example)
+        return compile_plan(model, spec, example=example, conditions=build_conditions(args, model))
     except CompileError as error:
         raise CompileError(with_words(args, model, example, error.problems)) from None
 
 
 def with_words(args: Namespace, model: nn.Module, example: Any, problems: Sequence[Problem]) -> list[Problem]:
-    """Problems of `compile`, what concerns the example said with the words of the command line."""
+    """Problems of `compile`, what concerns the example and the device said with the words of the command line."""
+    problems = [
+        replace(p, remedy="--device cpu builds it with its values") if "on meta has no values to keep" in p.text else p
+        for p in problems
+    ]
+    conditions = [p.path is not None and p.path.startswith("conditions") for p in problems]
+    problems = [
+        replace(p, path=f"--{p.path}", value=repr(args.conditions)) if yes else p
+        for p, yes in zip(problems, conditions, strict=True)
+    ]
     if example is None:
         remedy = "name an input that the model takes, --example PKG.MOD:NAME; or name the activation"
         return [replace(p, remedy=remedy) if "without an example input" in p.text else p for p in problems]
@@ -190,10 +307,14 @@ def read_sites(model: nn.Module, spec: InitSpec) -> list[Site]:
 
 
 def unused(args: Namespace, plans: Sequence[Plan]) -> list[str]:
-    """A warning where `--example` was named for nothing."""
-    if args.example is None or any(leaf.fed_by is not None for made in plans for leaf in made.leaves()):
-        return []
-    return ["--example: no parameter asks for nonlinearity: auto, so that the model was not run on it"]
+    """A warning where `--example` or `--conditions` was named for nothing."""
+    leaves = [leaf for made in plans for leaf in made.leaves()]
+    said = []
+    if args.example is not None and all(leaf.fed_by is None for leaf in leaves):
+        said.append("--example: no parameter asks for nonlinearity: auto, so that the model was not run on it")
+    if args.conditions is not None and all("input_second_moment" not in leaf.settings for leaf in leaves):
+        said.append("--conditions: no parameter asks for input_second_moment: measured, so that the model was not run on them")
+    return said
 
 
 def _why_not_run(args: Namespace, model: nn.Module, example: Any) -> Problem:
@@ -202,11 +323,20 @@ def _why_not_run(args: Namespace, model: nn.Module, example: Any) -> Problem:
 
     reason: BaseException | None = None
     try:
-        trace(model, {}, example)
+        trace(model, example)
     except InitConfError as error:
         reason = error.__cause__
     text = f"the model cannot be run on it, {_described(example)}" + (f": {_brief(reason)}" if reason else "")
     return Problem(text, "--example", repr(args.example), _place(reason) if reason else None)
+
+
+def _moved(example: Any, device: str) -> Any:
+    """An input where the model is."""
+    if isinstance(example, Mapping):
+        return {name: _moved(value, device) for name, value in example.items()}
+    if type(example) in (tuple, list):
+        return type(example)(_moved(value, device) for value in example)
+    return example.to(device) if hasattr(example, "to") else example
 
 
 def _devices(values: Iterable[Any]) -> set[str]:
@@ -260,8 +390,9 @@ def _import_failed(name: str, option: str, said: str, error: BaseException) -> I
 
 
 def _brief(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+    lines = [line.strip() for line in str(error).strip().splitlines()]
+    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
+    return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
 
 def _place(error: BaseException) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,17 +16,20 @@ from initconf.cli.inputs import (
     choice,
     import_modules,
     known_schemes,
+    load_side,
     make_plan,
     only_overrides,
     read_sites,
     read_spec,
     require_model,
+    spec_of,
     split_words,
+    standard_input,
     unused,
 )
 from initconf.errors import InitConfError, Problem
 from initconf.laws.base import from_json, to_json
-from initconf.plan import Plan
+from initconf.plan import FORMAT, Plan
 
 if TYPE_CHECKING:
     from torch import nn
@@ -38,23 +42,33 @@ NARROW_FIRST = ("law", "fan_out", "role", "shape", "fan_in", "initializer")
 
 def plan(args: Namespace) -> Answer:
     """The table of a plan; with `--check`, the difference from a saved one; with `--strict` also what it only guesses."""
+    if args.update and args.check in (None, "-"):
+        raise Usage("--update goes with --check FILE, which it rewrites")
+    if args.save == "-":
+        raise Usage("--save writes a file; --json prints the plan as it would be saved")
     require_model(args)
-    spec = read_spec(args, only_overrides(args.words))
-    saved = None if args.check is None else read_plan(args.check, "--check", " (initconf plan ... --save FILE writes one)")
+    spec = read_spec(args, only_overrides(args))
+    saved = None
+    if args.check is not None and not (args.update and not Path(args.check).exists()):
+        saved = read_plan(args, args.check, "--check", " (--save FILE writes one, and so does --update here)")
     import_modules(args)
     model = build_model(args)
     example = build_example(args, model)
     made = make_plan(args, model, spec, example)
     answer = _plan_answer(made) if saved is None else _difference(saved, made, (args.check, "now"))
     answer.warnings = [*answer.warnings, *unused(args, [made])]
-    if answer.code:
-        answer.parts = [*answer.parts, f"to accept it: initconf plan ... --save {args.check}"]
+    if answer.code and not args.update and args.check != "-":
+        answer.parts = [*answer.parts, "to accept it: the same command with --update"]
     if args.strict:
         _refuse_guesses(answer, model, spec, made)
-    if args.save is not None:
+    files = [("--save", args.save)] if args.save is not None else []
+    if args.update and (saved is None or answer.code):
+        files.append(("--check", args.check))
+        answer.code = 0
+    for option, file in files:
         if not answer.problems:
-            _save(made, args.save)
-        answer.notes.append(f"the plan is {'not saved: it has guesses' if answer.problems else f'in {args.save}'}")
+            _save(made, file, option)
+        answer.notes.append(f"the plan is {'not saved: it has guesses' if answer.problems else f'in {file}'}")
     return answer
 
 
@@ -78,41 +92,68 @@ def diff(args: Namespace) -> Answer:
         raise Usage(f"init={chosen}: name the sides without it: initconf diff he glorot")
     if len(sides) != 2:
         raise Usage(f"diff compares two sides, and there are {len(sides)}; schemes: {', '.join(known_schemes(args))}")
+    if not all(side == "-" or side.endswith(".json") for side in sides):
+        require_model(args)
+    read = [_side(args, side, rest) for side in sides]
     model, example = None, None
-    if not all(side.endswith(".json") for side in sides):
+    if not all(isinstance(side, Plan) for side in read):
         require_model(args)
         import_modules(args)
         model = build_model(args)
         example = build_example(args, model)
-    first, second = (_side(args, side, model, rest, example) for side in sides)
-    answer = _difference(first, second, (sides[0], sides[1]))
-    both = list(zip(sides, (first, second), strict=True))
-    said = [f"{side}: {text}" for side, made in both for text in made.warnings]
-    answer.warnings = said + unused(args, [made for side, made in both if not side.endswith(".json")])
+    elif rest:
+        raise Usage(f"{rest[0]!r}: a plan that is saved is not bent")
+    plans = [side if isinstance(side, Plan) else make_plan(args, _given(model), side, example) for side in read]
+    answer = _difference(plans[0], plans[1], (sides[0], sides[1]))
+    answer.warnings = [f"{side}: {text}" for side, plan in zip(sides, plans, strict=True) for text in plan.warnings]
+    answer.warnings += unused(args, [plan for plan, side in zip(plans, read, strict=True) if plan is not side])
     return answer
 
 
-def _side(args: Namespace, side: str, model: nn.Module | None, overrides: list[str], example: Any) -> Plan:
-    if side.endswith(".json"):
-        return read_plan(side, "diff")
-    from initconf.loading import load
+def _side(args: Namespace, side: str, overrides: list[str]) -> Plan | InitSpec:
+    """A saved plan, or the spec of a scheme or a file; on standard input either may stand."""
+    if side == "-":
+        content = standard_input(args)
+        head = content[:200].lstrip()
+        is_plan = head.startswith(b"{") and FORMAT.encode() in head
+        return _plan_of(content, "diff", side) if is_plan else spec_of(args, content, overrides)
+    return read_plan(args, side, "diff") if side.endswith(".json") else load_side(args, side, overrides)
 
+
+def _given(model: nn.Module | None) -> nn.Module:
     assert model is not None
-    return make_plan(args, model, load(side, overrides, config_dir=args.config_dir), example)
+    return model
 
 
-def read_plan(path: str, option: str, hint: str = "") -> Plan:
-    """The plan in a file that an option of the command line names."""
+def read_plan(args: Namespace, path: str, option: str, hint: str = "") -> Plan:
+    """The plan in a file that an option of the command line names, or on standard input."""
+    if path == "-":
+        return _plan_of(standard_input(args), option, path)
     if not Path(path).is_file():
         raise InitConfError(Problem(f"there is no such file{hint}", option, repr(path)))
-    return Plan.load(path)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InitConfError(Problem(f"cannot be read: {error.strerror}", option, repr(path))) from None
+    return _plan_of(content, option, path)
 
 
-def _save(made: Plan, path: str) -> None:
+def _plan_of(content: bytes, option: str, path: str) -> Plan:
+    try:
+        data = json.loads(content)
+        return Plan.from_dict(data if isinstance(data, dict) else {})
+    except (ValueError, RecursionError):
+        text = "not a plan of initconf: it is not JSON"
+    except InitConfError as error:
+        text = str(error)
+    raise InitConfError(Problem(text, option, repr(path)))
+
+
+def _save(made: Plan, path: str, option: str) -> None:
     try:
         made.save(path)
     except InitConfError as error:
-        raise InitConfError(Problem(error.problems[0].text, "--save", repr(path))) from None
+        raise InitConfError(Problem(error.problems[0].text, option, repr(path))) from None
 
 
 # --- differences -----------------------------------------------------------------------------------------------------------

@@ -5,48 +5,75 @@ from __future__ import annotations
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from initconf import files
 from initconf.cli.answers import Answer, Grid
-from initconf.cli.inputs import Usage, build_model, import_modules, only_overrides, read_spec, require_model
+from initconf.cli.inputs import (
+    Usage,
+    build_example,
+    build_model,
+    import_modules,
+    make_plan,
+    only_overrides,
+    read_spec,
+    require_model,
+    unused,
+)
 from initconf.cli.plans import read_plan
 from initconf.comparison import CLOSE, EQUAL, OTHER, UNKNOWN, compare, of_model
-from initconf.errors import InitConfError, Problem
+from initconf.errors import InitConfError, Problem, listed
 from initconf.plan import Plan
 from initconf.progress import shown
+
+if TYPE_CHECKING:
+    from torch import nn
 
 
 def verify(args: Namespace) -> Answer:
     """The values of `--checkpoint`, or of the model as it is built, against those of `--plan`, or of the scheme."""
-    overrides = only_overrides(args.words)
-    if args.plan is not None and overrides:
-        raise Usage(f"{overrides[0]!r}: a plan that is saved is not bent; give init=SCHEME and --model instead of --plan")
+    overrides = only_overrides(args)
     if args.checkpoint is None and args.model is None:
         raise Usage("say what to verify: --checkpoint FILE, or --model PKG.MOD:NAME")
-    if args.plan is None:
+    if args.plan is not None and overrides:
+        raise Usage(f"{overrides[0]!r}: a plan that is saved is not bent; give init=SCHEME and --model instead of --plan")
+    model: nn.Module | None = None
+    if args.plan is not None:
+        plan, warnings = read_plan(args, args.plan, "--plan"), list[str]()
+        import_modules(args)
+    else:
         require_model(args)
-    spec = None if args.plan is not None else read_spec(args, overrides)
-    import_modules(args)
-    model = build_model(args) if args.model is not None else None
-    if spec is None:
-        plan = read_plan(args.plan, "--plan")
-    else:
-        from initconf.compiler import compile as compile_plan
-
-        assert model is not None
-        plan = compile_plan(model, spec)
-    stored: Mapping[str, files.Stored]
+        spec = read_spec(args, overrides)
+        import_modules(args)
+        model = build_model(args)
+        example = build_example(args, model)
+        plan = make_plan(args, model, spec, example)
+        warnings = [*plan.warnings, *unused(args, [plan])]
     if args.checkpoint is not None:
-        try:
-            stored = files.contents(args.checkpoint)
-        except InitConfError as error:
-            raise InitConfError(Problem(str(error), "--checkpoint", repr(args.checkpoint))) from None
+        stored = _file(args.checkpoint)
     else:
-        from initconf.owners import parameters
+        stored = _built(args, model if model is not None else build_model(args))
+    answer = _answer(plan, stored)
+    answer.warnings = [*warnings, *answer.warnings]
+    return answer
 
-        assert model is not None
-        stored = of_model({name: found.parameter for name, found in parameters(model).items()})
-    return _answer(plan, stored)
+
+def _file(path: str) -> Mapping[str, files.Stored]:
+    try:
+        return files.contents(path)
+    except InitConfError as error:
+        raise InitConfError(Problem(str(error), "--checkpoint", repr(path))) from None
+
+
+def _built(args: Namespace, model: nn.Module) -> Mapping[str, files.Stored]:
+    """The values of a model as it was built."""
+    from initconf.owners import parameters
+
+    found = {name: found.parameter for name, found in parameters(model).items()}
+    if empty := [name for name, parameter in found.items() if parameter.is_meta]:
+        remedy = "--device cpu builds it with values; --checkpoint FILE verifies those of a file"
+        raise InitConfError(Problem(f"it has no values on meta: {listed(empty)}", "--model", repr(args.model), None, remedy))
+    return of_model(found)
 
 
 def _answer(plan: Plan, stored: Mapping[str, files.Stored]) -> Answer:

@@ -12,8 +12,8 @@ from initconf.lab.models import ACTIVATIONS, MLP
 class Hypernet(nn.Module):
     """An embedding for each task, a body, and a head that generates the parameters of `main`, an MLP, in their order.
 
-    With a `chunk_size` the head gives that many values at a time, for each of the chunk embeddings; the last chunk's rest is not
-    used. The parameters of `main` itself are never used: it says how the generated ones are put together.
+    With a `chunk_size` the head gives that many values at a time, for each of the chunk embeddings; what the last chunk has too
+    much is not used. The parameters of `main` itself are never used: it says how the generated ones are put together.
 
     `(batch, in_features)`, of which the first is the number of the task -> logits `(batch, num_classes)`.
     Raises ValueError for an unknown activation.

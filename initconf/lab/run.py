@@ -19,7 +19,7 @@ from omegaconf import DictConfig, OmegaConf
 from pydantic import ValidationError
 
 from initconf.apply import apply
-from initconf.compiler import compile as compile_plan
+from initconf.apply import compile as compile_plan
 from initconf.errors import InitConfError, Problem
 from initconf.lab import results
 from initconf.lab.building import HYDRA_1_4, build, make

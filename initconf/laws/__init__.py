@@ -34,7 +34,7 @@ from initconf.laws.elementwise import (
     Uniform,
     truncated_moments,
 )
-from initconf.laws.others import Blocks, Custom, Keep, ModuleDefault, Values
+from initconf.laws.others import Blocks, Custom, Flat, Keep, ModuleDefault, Values
 
 __all__ = [
     "Blocks",
@@ -48,6 +48,7 @@ __all__ = [
     "Custom",
     "DeltaOrthogonal",
     "Dirac",
+    "Flat",
     "Hadamard",
     "Identity",
     "InverseSoftplus",

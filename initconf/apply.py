@@ -26,6 +26,7 @@ from initconf.plan import Entry, Plan
 from initconf.progress import shown
 from initconf.report import Report
 from initconf.shards import gathered, here
+from initconf.skipping import lacks_values, paused
 from initconf.threads import Failed, Task, count, run
 from initconf.writing import Writer, is_alone, torch_seed
 
@@ -80,6 +81,8 @@ def initialize(
     walked = walk(model)
     found = walked.by_name()
     chosen, notes = choose(found, model, only, skip)
+    if chosen is not None and (unset := [name for name in found if name not in chosen and lacks_values(found[name])]):
+        notes = (*notes, f"{listed(unset)}: no values yet, skip_init left them out")
     plan = compiled(model, spec, example=example, walked=walked, chosen=chosen)
     for warning in plan.warnings:
         log.warning(warning)
@@ -143,6 +146,7 @@ class _Said:
 
 
 @torch.no_grad()
+@paused()
 def _apply(
     model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
 ) -> Report:

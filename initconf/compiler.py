@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING, Any
 from initconf import activations, diagnosis, expressions, registry
 from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, listed
-from initconf.laws import Constant, Law
+from initconf.laws import Constant, Keep, Law
 from initconf.loading import load
 from initconf.origins import Feed
-from initconf.owners import SHARDED, Walk, parameters
+from initconf.owners import SHARDED, Found, Walk, parameters
 from initconf.parametrized import assign, parametrised
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match
 from initconf.sites import Site, twin
+from initconf.skipping import SKIPPED, lacks_values, paused
 from initconf.spec import InitSpec
 from initconf.survey import survey, uncollected
 
@@ -41,7 +42,9 @@ PATTERNS = ("match", "search", "glob")
 
 
 def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
-    """Decide what every parameter of a model will receive; nothing is written and no value is read.
+    """Decide what every parameter of a model will receive; nothing is written.
+
+    Values are not read, but for three elements of what is to be kept: they tell whether `skip_init` left it out.
 
     Args:
         model: on any device, also meta.
@@ -65,6 +68,7 @@ def compile(model: nn.Module, spec: Any, *, example: Any = None) -> Plan:
 
 
 @uncollected()
+@paused()
 def compiled(
     model: nn.Module, spec: InitSpec, *, example: Any = None, walked: Walk | None = None, chosen: Container[str] | None = None
 ) -> Plan:
@@ -80,7 +84,7 @@ def compiled(
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
         raise CompileError(_with_rules(spec, error)) from None
-    work = _Compilation(spec, sites, matched, model, example)
+    work = _Compilation(spec, sites, matched, model, example, walked)
     entries = [
         work.entry(i, site)
         for i, site in enumerate(sites)
@@ -152,6 +156,7 @@ class _Compilation:
     matched: Match
     model: nn.Module
     example: Any
+    walked: Walk | None = None
     problems: list[Problem] = field(default_factory=list)
     grouped: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
     """Problems that many parameters share, as (path, value, source, text, remedy) -> their names."""
@@ -164,6 +169,8 @@ class _Compilation:
     """What feeds each weight; the model is traced when the first `auto` is met."""
     untraced: str | None = None
     """Why the model could not be traced."""
+    found: dict[str, Found] | None = None
+    """Where the parameters are, once that is asked."""
 
     def entry(self, i: int, site: Site) -> Entry | None:
         winners = self.matched.winners[i]
@@ -195,7 +202,7 @@ class _Compilation:
         alike = None
         if choice.initializer.shipped and site.alike and not auto and site.effective is None:
             alike = (winner, site.alike, site.block, (site.layer, site.n_layers) if choice.expressions else None)
-            if (like := self.made.get(alike)) is not None:
+            if (like := self.made.get(alike)) is not None and not isinstance(like.law, Keep):
                 return twin(like, name=site.name, aliases=site.aliases, layer=site.layer)
         if not kept and choice.initializer.name != "keep" and (text := _unwritable(site)):
             where = "" if choice.path == "initializer" else choice.path
@@ -211,6 +218,8 @@ class _Compilation:
             law = choice.initializer.law(site, settings)
             if isinstance(law, Constant) and site.effective is not None and site.block is None:
                 self._try(site, law)
+            if isinstance(law, Keep) and lacks_values(self._where(site)):
+                raise InitConfError(Problem(SKIPPED, remedy="give it an initializer that writes values, or load them first"))
         except _Refused:
             return None
         except InitConfError as error:
@@ -227,6 +236,11 @@ class _Compilation:
         if alike is not None:
             self.made[alike] = entry
         return entry
+
+    def _where(self, site: Site) -> Found:
+        if self.found is None:
+            self.found = self.walked.by_name() if self.walked is not None else parameters(self.model)
+        return self.found[site.name]
 
     def _feed(self, site: Site) -> Feed:
         """What feeds a weight, found by a trace of the model. Raises InitConfError where it cannot be known."""
@@ -251,7 +265,7 @@ class _Compilation:
         """Raise InitConfError where a parametrisation does not take a constant: zeros, if it divides by a norm."""
         import torch
 
-        where = parameters(self.model)[site.name]
+        where = self._where(site)
         if not where.parameter.is_meta:
             chain = copy.deepcopy(parametrised(where.module)[where.place.attribute])
             assign(chain, torch.full_like(where.parameter, law.value), 0)

@@ -21,21 +21,26 @@ from torch import Tensor, UntypedStorage, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
+from initconf.owners import Found
+from initconf.parametrized import parametrised
+
 SKIPPED = "its values were skipped by skip_init"
 
 _aten = torch.ops.aten
 _WRITES = (_aten.fill_, _aten.zero_, _aten.copy_)
 """They set what they are given without reading it."""
 _COPIES = (_aten.clone, _aten._to_copy)
-_SHAPES = tuple(
-    getattr(_aten, name) for like in ("empty", "zeros", "ones", "full") for name in (f"{like}_like", f"new_{like}")
-) + (_aten.new_empty_strided, _aten.rand_like, _aten.randn_like, _aten.randint_like, _aten.is_same_size)
+_SHAPES = (
+    *(getattr(_aten, f"{name}_like") for name in ("empty", "zeros", "ones", "full", "rand", "randn", "randint")),
+    *(getattr(_aten, f"new_{name}") for name in ("empty", "zeros", "ones", "full", "empty_strided")),
+)
 """They ask a tensor for its shape and dtype alone."""
 
-_IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
-_REGISTERED = Tensor.grad_fn.__get__
+_IS_META, _REGISTERED, _MOVED = (
+    getattr(vars(torch._C.TensorBase)[name], how)
+    for name, how in (("is_meta", "__get__"), ("grad_fn", "__get__"), ("data", "__set__"))
+)
 """`register_parameter` refuses what is no leaf, and so asks every parameter for its grad_fn."""
-_MOVED = Tensor.data.__set__
 _OUTSIDE = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
 """They read the memory without torch's knowledge."""
 _ASKED = {*_OUTSIDE, _IS_META, _REGISTERED, _MOVED, Tensor.clone}
@@ -138,6 +143,13 @@ def is_skipped(parameter: Tensor) -> bool:
     return False
 
 
+def lacks_values(where: Found) -> bool:
+    """Whether a parameter has no values since `skip_init` left them out; of a parametrised one, any of those that make it."""
+    if where.effective is None:
+        return is_skipped(where.parameter)
+    return any(map(is_skipped, parametrised(where.module)[where.place.attribute].parameters(recurse=False)))
+
+
 def _holds_numbers(tensor: Tensor) -> bool:
     """Whether a tensor has elements in memory that could be NaN."""
     return (
@@ -203,7 +215,7 @@ def _make(steps: Iterable[_Step], storage: UntypedStorage) -> None:
         if isinstance(value, _Window):
             return value.on(storage)
         if isinstance(value, _Copy):
-            other = UntypedStorage(value.size, device=value.device)
+            other = torch.empty(value.size, dtype=torch.uint8, device=value.device).untyped_storage()
             _make(value.steps, other)
             return value.window.on(other)
         return value
@@ -277,7 +289,8 @@ class _Aside(TorchDispatchMode):  # type: ignore[no-untyped-call]
         state = torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
         key = fresh.device, state.numpy().tobytes()
         if key not in self.generators:
-            self.generators[key] = fresh.set_state(state) or fresh
+            fresh.set_state(state)
+            self.generators[key] = fresh
         return self.generators[key]
 
 
@@ -298,7 +311,7 @@ def _taking_generator(func: Any) -> Any:
 # --- the two doors by which torch tells what is called ---------------------------------------------------------------------
 
 
-class _Skipping(_Aside):
+class _Skipping(_Aside):  # type: ignore[no-untyped-call]
     """Sees every operation on tensors, and leaves undone what makes random numbers for a parameter."""
 
     def __init__(self) -> None:
@@ -316,8 +329,9 @@ class _Skipping(_Aside):
         target = args[0] if args and isinstance(args[0], Tensor) else None
         if isinstance(target, nn.Parameter) and target.untyped_storage() not in self.owned:
             self.note(target)
-        in_place = target is not None and _in_place(func)
-        if in_place and torch.Tag.nondeterministic_seeded in func.tags and self.is_parameter(target):
+        in_place = _in_place(func)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if target is not None and in_place and random and self.is_parameter(target):
             self.skip(func, target, args, kwargs)
             return target
         if unset := [tensor for tensor in _tensors(args, kwargs) if self._is_unset(tensor)]:
@@ -373,7 +387,7 @@ class _Skipping(_Aside):
                 del self.steps[storage]
 
     def _is_marked(self, storage: UntypedStorage) -> bool:
-        owned = self.owned.get(storage)
+        owned = self.owned.get(storage, {})
         return bool(owned) and all(is_skipped(window.on(storage)) for window in owned)
 
     def _is_unset(self, tensor: Tensor) -> bool:
@@ -392,7 +406,7 @@ class _Skipping(_Aside):
         if func.is_view or torch.Tag.inplace_view in func.tags or kind in _SHAPES:
             return self.call(func, args, kwargs)
         # What was left out in part cannot be told again elsewhere.
-        if all((tensor is args[0] and in_place) or self._is_whole(tensor) for tensor in unset):
+        if all((in_place and tensor is args[0]) or self._is_whole(tensor) for tensor in unset):
             if kind in _COPIES:
                 made = func(*args, **kwargs)
                 if not made.is_meta:

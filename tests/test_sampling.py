@@ -130,6 +130,14 @@ def test_float64_has_a_stream_of_its_own():
     assert [x * 2**53 for x in made.tolist()] == [2 * int(k) + 1 - 2**53 for k in raw]
 
 
+@pytest.mark.parametrize("n", [4095, 4096, 4097, 10_001])
+@pytest.mark.parametrize("first", [0, 1, 4096, 5001])
+def test_many_uniforms_are_those_of_the_short_way(first, n):
+    key = sampling.key(3, NAME)
+    whole = sampling.uniforms(sampling.generator(key), torch.empty(first + n))
+    assert torch.equal(sampling.Source().at(key, first, torch.empty(n)), whole[first:])
+
+
 def test_an_odd_element_lies_in_the_high_half_of_its_step():
     key = sampling.key(0, NAME)
     whole = sampling.uniforms(sampling.generator(key), torch.empty(100))

@@ -19,6 +19,7 @@ from initconf.errors import ApplyError, InitConfError, Problem, SpecError, liste
 from initconf.fitting import check
 from initconf.laws import Keep
 from initconf.loading import load
+from initconf.marks import lacks_values
 from initconf.materialise import materialise
 from initconf.owners import Found, parameters, walk
 from initconf.parametrized import assign, parametrised
@@ -26,7 +27,7 @@ from initconf.plan import Entry, Plan
 from initconf.progress import shown
 from initconf.report import Report
 from initconf.shards import gathered, here
-from initconf.skipping import lacks_values, paused
+from initconf.skipping import paused
 from initconf.threads import Failed, Task, count, run
 from initconf.writing import Writer, is_alone, torch_seed
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("initconf")
 
 
+@paused()
 def initialize(
     model: nn.Module,
     spec: Any,
@@ -156,7 +158,7 @@ def _apply(
     check(plan, mine, said.device, gathered(model))
     if said.generator is not None and (refused := by_torch.refusals(plan, mine)):
         raise ApplyError(refused)
-    notes = said.notes + (materialise(model, mine, said.device) if said.device is not None else ())
+    notes = said.notes + (materialise(model, mine, said.device, plan.seed) if said.device is not None else ())
     writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries})
     writer.on_gpu, writer.measure = plan.rng_device == "auto", said.measure
     places = enumerate((entry.zero_row, writer.owners[entry.name].effective) for entry in plan.entries)
@@ -233,6 +235,8 @@ def _finish(i: int, entry: Entry, writer: Writer) -> None:
 def _so_far(plan: Plan, writer: Writer) -> str:
     written = writer.written()
     rest = [entry.name for i, entry in enumerate(plan.entries) if i not in written]
+    if not rest:
+        return "all parameters are written whole"
     return f"{len(written)} of {len(plan.entries)} parameters are written whole, and not {listed(rest)}"
 
 

@@ -13,6 +13,7 @@ from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, listed
 from initconf.laws import Constant, Keep, Law
 from initconf.loading import load
+from initconf.marks import SKIPPED, lacks_values
 from initconf.origins import Feed
 from initconf.owners import SHARDED, Found, Walk, parameters
 from initconf.parametrized import assign, parametrised
@@ -20,7 +21,7 @@ from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match
 from initconf.sites import Site, twin
-from initconf.skipping import SKIPPED, lacks_values, paused
+from initconf.skipping import paused
 from initconf.spec import InitSpec
 from initconf.survey import survey, uncollected
 

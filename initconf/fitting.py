@@ -11,9 +11,9 @@ from torch import Tensor
 from initconf import shards
 from initconf.errors import ApplyError, InitConfError, Problem, listed
 from initconf.laws import Keep
+from initconf.marks import SKIPPED, lacks_values
 from initconf.owners import Found, tensor_class
 from initconf.plan import Entry, Plan
-from initconf.skipping import SKIPPED, lacks_values
 
 AGAIN = "compile the plan for this model"
 RESHARD = "call reshard() on the module that was given to fully_shard"
@@ -81,8 +81,6 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     if parameter.is_meta:
         if device is None:
             return "it is on meta and has no memory", "say where it shall be: device='cpu'"
-        if where.effective is not None:
-            return "it is parametrised, and on meta", "materialise the model with to_empty(device=...) first"
         if keeps:
             return "it is on meta and has no values to keep", AGAIN
     elif not kept and _shares(local):

@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from initconf.errors import InitConfError
 from initconf.origins import Feed, Origin, follow, of_module
+from initconf.owners import SHARDED, tensor_class
+from initconf.sites import own_class
 
 if TYPE_CHECKING:
     from torch import nn
@@ -98,6 +100,8 @@ def _run(model: nn.Module, names: Mapping[int, str], example: Any) -> dict[str, 
     import torch
     from torch.overrides import TorchFunctionMode
 
+    if any(tensor_class(p) == SHARDED for p in model.parameters()):
+        raise InitConfError("a sharded model is not run; compile the plan before it is sharded, and apply it afterwards")
     found = Trace(names)
     args, kwargs = arguments(example)
     for value in (*args, *kwargs.values()):
@@ -110,7 +114,7 @@ def _run(model: nn.Module, names: Mapping[int, str], example: Any) -> dict[str, 
             return result
 
     def after(module: nn.Module, args: Any, result: Any) -> None:
-        if (origin := of_module(type(module).__name__, [found.origin(a) for a in args])) is not None:
+        if (origin := of_module(own_class(module).__name__, [found.origin(a) for a in args])) is not None:
             found.mark(result, origin)
 
     hooks = [module.register_forward_hook(after) for module in model.modules()]
@@ -135,7 +139,11 @@ def _symbolic(model: nn.Module, names: Mapping[int, str]) -> dict[str, Feed]:
 
     class Through(torch.fx.Tracer):
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-            return of_module(type(m).__name__, []) is not None
+            return of_module(own_class(m).__name__, []) is not None
+
+        def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+            # Without hooks: FSDP's would gather the parameters, those of tensor parallelism take no proxies.
+            return super().call_module(m, m.forward, args, kwargs)
 
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
@@ -160,7 +168,7 @@ def _symbolic(model: nn.Module, names: Mapping[int, str]) -> dict[str, Feed]:
             name = names.get(id(parameters.get(str(node.target))))
             origins[node] = Origin.parameter(name) if name else Origin.constant()
         elif node.op == "call_module":
-            origins[node] = of_module(type(modules[str(node.target)]).__name__, args)
+            origins[node] = of_module(own_class(modules[str(node.target)]).__name__, args)
         elif node.op in ("call_function", "call_method"):
             name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", str(node.target))
             origins[node] = follow(name, args, kwargs, found._fed) or Origin.constant()

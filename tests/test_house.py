@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 ORDER = """
     errors files expressions patterns docstrings laws/ quadrature curves callables activations
     checks spec registry
-    sites layouts third_party parametrized owners resets skipping survey origins tracing
+    sites layouts third_party parametrized owners marks aside resets skipping survey origins tracing
     initializers/
     hyper/
     schema

@@ -6,6 +6,7 @@ python benchmarks/elementwise.py [--plot FILE]
 from __future__ import annotations
 
 import argparse
+import importlib.util
 from typing import Any
 
 import torch
@@ -57,6 +58,52 @@ def laws() -> list[dict[str, Any]]:
     return rows
 
 
+def others() -> list[dict[str, Any]]:
+    """What else initialises: JAX's initializers and MMEngine's `init_weights`, where they are installed."""
+    rows = []
+    model = one(N)
+    ours = {name: taken(model, spec, 2) for name, (spec, _) in LAWS.items()}
+    if importlib.util.find_spec("jax"):
+        import jax
+
+        made = {
+            "uniform": jax.nn.initializers.uniform(0.2),
+            "normal": jax.nn.initializers.normal(0.02),
+            "truncated_normal": jax.nn.initializers.truncated_normal(0.02),
+        }
+        for name, initializer in made.items():
+            draw = jax.jit(lambda key, f=initializer: f(key, (N >> 10, 1 << 10)))
+            theirs = seconds(lambda d=draw: d(jax.random.key(0)).block_until_ready())
+            rows.append(
+                {"peer": f"jax {jax.__version__}", "law": name, "ms": 1e3 * theirs, "times as fast": theirs / ours[name]}
+            )
+    if importlib.util.find_spec("mmengine"):
+        import mmengine
+        from mmengine.model import BaseModule
+
+        class Net(BaseModule):
+            def __init__(self) -> None:
+                super().__init__(init_cfg={"type": "Normal", "layer": "Linear", "std": 0.02})
+                self.layer = one(N)
+
+        net = Net()
+
+        def init_weights() -> None:
+            net._is_init = False
+            net.init_weights()
+
+        theirs = seconds(init_weights)
+        rows.append(
+            {
+                "peer": f"mmengine {mmengine.__version__}",
+                "law": "normal",
+                "ms": 1e3 * theirs,
+                "times as fast": theirs / ours["normal"],
+            }
+        )
+    return rows
+
+
 def sizes() -> list[dict[str, Any]]:
     """Normal values, by the size of the parameter."""
     rows = []
@@ -83,10 +130,10 @@ def main() -> None:
     parser.add_argument("--plot", metavar="FILE")
     args = parser.parse_args()
     print(f"two threads have {cores():.2f} cores")
-    parts = {"laws": laws(), "sizes": sizes(), "small": small()}
+    parts = {"laws": laws(), "others": others(), "sizes": sizes(), "small": small()}
     for name, rows in parts.items():
         print(f"\n{name}")
-        table(rows)
+        table(rows) if rows else print("none is installed")
     print(f"\ntwo threads have {cores():.2f} cores")
     save("elementwise", [{"part": name, **row} for name, rows in parts.items() for row in rows])
     if args.plot:

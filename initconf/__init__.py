@@ -16,6 +16,7 @@ _HOMES = {
     "compile": "apply",
     "apply": "apply",
     "initialize": "apply",
+    "skip_init": "skipping",
     "InitSpec": "spec",
     "Rule": "spec",
     "Plan": "plan",

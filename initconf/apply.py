@@ -20,6 +20,7 @@ from initconf.errors import ApplyError, InitConfError, Problem, SpecError, liste
 from initconf.fitting import check
 from initconf.laws import Keep
 from initconf.loading import load
+from initconf.marks import lacks_values
 from initconf.materialise import materialise
 from initconf.owners import Found, parameters, walk
 from initconf.parametrized import assign, parametrised
@@ -27,6 +28,7 @@ from initconf.plan import Entry, Plan
 from initconf.progress import shown
 from initconf.report import Report
 from initconf.shards import gathered, here
+from initconf.skipping import paused
 from initconf.threads import Failed, Task, count, run
 from initconf.writing import Writer, is_alone, torch_seed
 
@@ -87,6 +89,7 @@ def _measuring(model: nn.Module, conditions: Any) -> Callable[[Plan, Collection[
     return measure
 
 
+@paused()
 def initialize(
     model: nn.Module,
     spec: Any,
@@ -134,6 +137,8 @@ def initialize(
     walked = walk(model)
     found = walked.by_name()
     chosen, notes = choose(found, model, only, skip)
+    if chosen is not None and (unset := [name for name in found if name not in chosen and lacks_values(found[name])]):
+        notes = (*notes, f"{listed(unset)}: no values yet, skip_init left them out")
     measure = _measuring(model, conditions)
     plan = compiled(model, spec, example=example, walked=walked, chosen=chosen, targets=targets, measure=measure)
     for warning in plan.warnings:
@@ -198,6 +203,7 @@ class _Said:
 
 
 @torch.no_grad()
+@paused()
 def _apply(
     model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
 ) -> Report:
@@ -207,7 +213,7 @@ def _apply(
     check(plan, mine, said.device, gathered(model))
     if said.generator is not None and (refused := by_torch.refusals(plan, mine)):
         raise ApplyError(refused)
-    notes = said.notes + (materialise(model, mine, said.device) if said.device is not None else ())
+    notes = said.notes + (materialise(model, mine, said.device, plan.seed) if said.device is not None else ())
     writer = Writer(plan.seed, {entry.name: _open(_owner(entry, found)) for entry in plan.entries})
     writer.on_gpu, writer.measure = plan.rng_device == "auto", said.measure
     places = enumerate((entry.zero_row, writer.owners[entry.name].effective) for entry in plan.entries)
@@ -284,6 +290,8 @@ def _finish(i: int, entry: Entry, writer: Writer) -> None:
 def _so_far(plan: Plan, writer: Writer) -> str:
     written = writer.written()
     rest = [entry.name for i, entry in enumerate(plan.entries) if i not in written]
+    if not rest:
+        return "all parameters are written whole"
     return f"{len(written)} of {len(plan.entries)} parameters are written whole, and not {listed(rest)}"
 
 

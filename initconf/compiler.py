@@ -13,14 +13,16 @@ from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem, listed
 from initconf.heads import Described, Heads, Ordinary, as_sites, with_assumed_moment
 from initconf.hyper.heads import MEASURED
-from initconf.laws import Constant, Law
+from initconf.laws import Constant, Keep, Law
+from initconf.marks import SKIPPED, lacks_values
 from initconf.origins import Feed
-from initconf.owners import SHARDED, Walk, parameters
+from initconf.owners import SHARDED, Found, Walk, parameters
 from initconf.parametrized import assign, parametrised
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
 from initconf.rules import Match, match
 from initconf.sites import Site, twin
+from initconf.skipping import paused
 from initconf.spec import InitSpec
 from initconf.survey import survey, uncollected
 
@@ -41,6 +43,7 @@ PATTERNS = ("match", "search", "glob")
 
 
 @uncollected()
+@paused()
 def compiled(
     model: nn.Module,
     spec: InitSpec,
@@ -61,7 +64,9 @@ def compiled(
             have one. For `input_second_moment: measured`; left out, that is an error.
     """
     sites = _survey(model, spec, walked)
-    work = _Compilation(spec, sites, _matched(spec, sites), model, example, targets, can_measure=measure is not None)
+    work = _Compilation(
+        spec, sites, _matched(spec, sites), model, example, targets, can_measure=measure is not None, walked=walked
+    )
     plan = work.plan(chosen)
     if work.asked and measure is not None:
         plan = work.with_moments(measure(plan, work.asked)).plan(chosen)
@@ -119,6 +124,7 @@ class _Compilation:
     """E[h^2] of what enters the linear map of a parameter, by its name; None as long as nothing is measured."""
     can_measure: bool = False
     """Whether it will be; until then it counts as 1."""
+    walked: Walk | None = None
     problems: list[Problem] = field(default_factory=list)
     grouped: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
     """Problems that many parameters share, as (path, value, source, text, remedy) -> their names."""
@@ -142,7 +148,15 @@ class _Compilation:
     def with_moments(self, measured: Mapping[str, float]) -> _Compilation:
         """The same once more, with what was measured."""
         return _Compilation(
-            self.spec, self.sites, self.matched, self.model, self.example, self.targets, measured, feeds=self.feeds
+            self.spec,
+            self.sites,
+            self.matched,
+            self.model,
+            self.example,
+            self.targets,
+            measured,
+            walked=self.walked,
+            feeds=self.feeds,
         )
 
     def plan(self, chosen: Container[str] | None = None) -> Plan:
@@ -163,6 +177,9 @@ class _Compilation:
         warnings += [*self.heads.warnings, *self.heads.unused()] if chosen is None else []
         made = tuple([entry for entry in entries if entry is not None])
         return Plan(made, spec.seed or 0, tuple(warnings), spec.compat, spec.rng_device or "auto")
+
+    found: dict[str, Found] | None = None
+    """Where the parameters are, once that is asked."""
 
     def entry(self, i: int, site: Site) -> Entry | None:
         winners = self.matched.winners[i]
@@ -200,7 +217,7 @@ class _Compilation:
         alike = None
         if choice.initializer.shipped and site.alike and not auto and site.effective is None:
             alike = (winner, site.alike, site.block, (site.layer, site.n_layers) if choice.expressions else None)
-            if (like := self.made.get(alike)) is not None:
+            if (like := self.made.get(alike)) is not None and not isinstance(like.law, Keep):
                 return twin(like, name=site.name, aliases=site.aliases, layer=site.layer)
         if not kept and choice.initializer.name != "keep" and (text := _unwritable(site)):
             where = "" if choice.path == "initializer" else choice.path
@@ -216,6 +233,8 @@ class _Compilation:
             law = choice.initializer.law(site, settings)
             if isinstance(law, Constant) and site.effective is not None and site.block is None:
                 self._try(site, law)
+            if isinstance(law, Keep) and lacks_values(self._where(site)):
+                raise InitConfError(Problem(SKIPPED, remedy="give it an initializer that writes values, or load them first"))
         except _Refused:
             return None
         except InitConfError as error:
@@ -234,6 +253,11 @@ class _Compilation:
         if alike is not None:
             self.made[alike] = entry
         return entry
+
+    def _where(self, site: Site) -> Found:
+        if self.found is None:
+            self.found = self.walked.by_name() if self.walked is not None else parameters(self.model)
+        return self.found[site.name]
 
     def _feed(self, site: Site) -> Feed:
         """What feeds a weight, found by a trace of the model. Raises InitConfError where it cannot be known."""
@@ -258,7 +282,7 @@ class _Compilation:
         """Raise InitConfError where a parametrisation does not take a constant: zeros, if it divides by a norm."""
         import torch
 
-        where = parameters(self.model)[site.name]
+        where = self._where(site)
         if not where.parameter.is_meta:
             chain = copy.deepcopy(parametrised(where.module)[where.place.attribute])
             assign(chain, torch.full_like(where.parameter, law.value), 0)

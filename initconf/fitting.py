@@ -11,6 +11,7 @@ from torch import Tensor
 from initconf import shards
 from initconf.errors import ApplyError, InitConfError, Problem, listed
 from initconf.laws import Keep
+from initconf.marks import SKIPPED, lacks_values
 from initconf.owners import Found, tensor_class
 from initconf.plan import Entry, Plan
 
@@ -69,7 +70,8 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     parameter = where.parameter
     if parameter.shape != entry.shape:
         return f"its shape is {tuple(parameter.shape)}, and the plan is for {entry.shape}", AGAIN
-    kept = all(isinstance(leaf.law, Keep) for leaf in entry.leaves())
+    laws = [leaf.law for leaf in entry.leaves()]
+    kept, keeps = all(isinstance(law, Keep) for law in laws), any(isinstance(law, Keep) for law in laws)
     local = parameter
     if tensor_class(parameter) is not None:
         try:
@@ -79,12 +81,12 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     if parameter.is_meta:
         if device is None:
             return "it is on meta and has no memory", "say where it shall be: device='cpu'"
-        if where.effective is not None:
-            return "it is parametrised, and on meta", "materialise the model with to_empty(device=...) first"
-        if any(isinstance(leaf.law, Keep) for leaf in entry.leaves()):
+        if keeps:
             return "it is on meta and has no values to keep", AGAIN
     elif not kept and _shares(local):
         return "several of its elements share memory (it is expanded)", "clone() it first"
+    elif keeps and lacks_values(where):
+        return SKIPPED, AGAIN
     return None
 
 

@@ -199,5 +199,7 @@ def tensor_class(parameter: Tensor) -> str | None:
     """The class of a tensor that is none of torch's plain ones, such as a quantised one; None for those that can be written."""
     if parameter.layout is not torch.strided:
         return str(parameter.layout)
-    kind: Any = Tensor if type(parameter) is nn.Parameter else type(parameter.data)  # nearly all are the former
+    kind: Any = type(parameter)
+    if nn.Parameter in kind.__mro__:  # of a tensor of a class of its own nn.Parameter makes a tensor of that class
+        kind = Tensor if kind is nn.Parameter else type(parameter.data)
     return None if kind is Tensor else f"{kind.__module__}.{kind.__qualname__}"

@@ -99,6 +99,11 @@ def assign(chain: Any, weight: Tensor, seed: int) -> None:
         raise _refused(chain, "divides by zero for these values", "give it an initializer whose values are not all zero")
 
 
+def sets_buffers(module: Any) -> bool:
+    """Whether a module is a parametrisation whose buffers `assign` gives their values."""
+    return _dotted(module) in _KNOWN
+
+
 def _find_vectors(chain: Any) -> None:
     """Let each spectral_norm of a chain find the vectors of the weight that reaches it."""
     names = ["original"] if chain.is_tensor else [f"original{i}" for i in range(chain.ntensors)]

@@ -75,7 +75,11 @@ class Report:
         def done(task: Task, made: Any) -> None:
             gathered[task.entries[0]].join(made)
 
-        threads.run(tasks(), threads.count(None), done)
+        try:
+            threads.run(tasks(), threads.count(None), done)
+        except threads.Failed as failed:
+            error = failed.__cause__
+            raise ApplyError(Problem(f"{type(error).__name__}: {error}", leaves[failed.entries[0]].label)) from error
         return gathered
 
     def verify(self) -> Report:

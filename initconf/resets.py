@@ -1,15 +1,15 @@
-"""What a module's own reset would give a parameter, without touching the module or torch's global random state."""
+"""What a module's own reset would give a parameter or a buffer, without touching the module or torch's global random state."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from initconf.aside import Mode
 from initconf.laws import ModuleDefault
 from initconf.owners import SHARDED, Found, tensor_class
 from initconf.parametrized import effective, parametrised
@@ -42,7 +42,7 @@ def _is_of_torch(what: Any) -> bool:
     return str(what.__module__).startswith("torch.nn.")
 
 
-class _Written(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class _Written(Mode):  # type: ignore[no-untyped-call]
     """Takes note of the memory that is written to."""
 
     def __init__(self) -> None:
@@ -78,10 +78,7 @@ def _twin(module: nn.Module, parameters: Mapping[int, object]) -> nn.Module:
 def _is_set(where: Found) -> bool:
     """Whether `_init_weights` sets a parameter; tried on a copy on meta, which has no values and takes no memory."""
     try:
-        blank = {
-            id(p): nn.Parameter(torch.empty(p.shape, dtype=p.dtype, device="meta"), p.requires_grad)
-            for p in where.module.parameters()
-        }
+        blank = {id(p): _on_meta(p) for p in where.module.parameters()}
         twin = _twin(where.module, blank)
         before = _memory(blank[id(where.parameter)])
         with torch.random.fork_rng(devices=[]), torch.no_grad(), _Written() as written:
@@ -90,6 +87,40 @@ def _is_set(where: Found) -> bool:
     except Exception:  # noqa: BLE001 - the user's code, which may not run on meta; then nothing is known of it
         return False
     return now is not None and (_memory(now) != before or before in written.memory)
+
+
+def reset_buffers(
+    module: nn.Module, names: Collection[str], pretrained: nn.Module | None, device: str | torch.device, seed: int
+) -> dict[str, Tensor]:
+    """The buffers that a module's own resets set, such as running statistics or the table of a rotary embedding.
+
+    As torch asks of those who construct on meta, `reset_parameters` is taken to set buffers too; of a module in a model of
+    transformers, that model's `_init_weights`. Run on a copy whose parameters are on meta, so that they cost nothing.
+    """
+    found: dict[str, Tensor] = {}
+    for method in (*OWN, "reset_running_stats", PRETRAINED):
+        lost = [name for name in names if name not in found]
+        if not lost or not callable(getattr(pretrained if method == PRETRAINED else module, method, None)):
+            continue
+        blank: dict[int, object] = {id(p): _on_meta(p) for p in module.parameters()}
+        fresh = {name: torch.empty_like(module._buffers[name], device=device) for name in lost}  # type: ignore[arg-type]
+        blank |= {id(module._buffers[name]): buffer for name, buffer in fresh.items()}
+        try:
+            twin = _twin(module, blank)
+            with torch.random.fork_rng(devices=[]), torch.no_grad(), _Written() as written:
+                torch.default_generator.manual_seed(seed)
+                getattr(pretrained, method)(twin) if method == PRETRAINED else getattr(twin, method)()
+        except Exception:  # noqa: BLE001 - the user's code, which may not run without parameters; the buffer is then named
+            continue
+        for name in lost:
+            now = twin._buffers.get(name)
+            if now is not None and not now.is_meta and (now is not fresh[name] or _memory(now) in written.memory):
+                found[name] = now.to(device)
+    return found
+
+
+def _on_meta(parameter: Tensor) -> nn.Parameter:
+    return nn.Parameter(torch.empty(parameter.shape, dtype=parameter.dtype, device="meta"), parameter.requires_grad)
 
 
 def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator) -> Tensor:

@@ -13,10 +13,12 @@ from torch import Tensor
 
 from initconf import on_gpu
 from initconf.laws import Construction, Law
-from initconf.stream import generator, key, stand, symmetric, uniforms, working_dtype
+from initconf.stream import generator, key, many_uniforms, stand, symmetric, uniforms, working_dtype
 
 __all__ = ["CHUNK", "Draws", "Source", "chunks", "construct", "generator", "key", "uniforms", "values", "working_dtype"]
 
+MANY = 1 << 12
+"""From here on torch makes uniforms of the raw numbers: it takes some microseconds to begin with."""
 CPU = torch.device("cpu")
 CHUNK = 1 << 18
 """Elements made at once: they stay in the cache from the uniform to the copy."""
@@ -43,7 +45,9 @@ class Source:
             return on_gpu.uniforms([key], [out.numel()], out, first)
         double = out.dtype == torch.float64
         stand(self.bits, key, first if double else first // 2)
-        if double or first % 2 == 0:
+        if not double and not first % 2 and out.numel() >= MANY:
+            return many_uniforms(self.bits, out)
+        if double or not first % 2:
             return uniforms(self.bits, out)
         # Two uniforms to a step, and of the first one only the second half is wanted.
         return out.copy_(uniforms(self.bits, self.memory(out.numel() + 1, out.dtype, "odd"))[1:])
@@ -95,9 +99,31 @@ class Draws:
         return self.uniform(*shape).erfinv_().mul_(math.sqrt(2))
 
 
-def construct(law: Construction, key: bytes, dtype: torch.dtype) -> Tensor:
-    """The values of a construction."""
-    return law.build(Draws(generator(key), working_dtype(dtype)), dtype)
+@dataclass
+class _Single(Draws):
+    """What one index of the first axis draws of a parameter's stream."""
+
+    key: bytes
+    index: int
+    size: int
+    """Of the first axis."""
+    at: int = 0
+    """How much the whole has drawn."""
+
+    def uniform(self, *shape: int) -> Tensor:
+        out = torch.empty(shape, dtype=self.dtype)
+        Source().at(self.key, self.at + self.index * out.numel(), out.view(-1))
+        self.at += self.size * out.numel()
+        return out
+
+
+def construct(law: Construction, key: bytes, dtype: torch.dtype, index: int | None = None) -> Tensor:
+    """The values of a construction, or those of one index of its first axis, where each has a `single` law."""
+    bits, working, single = generator(key), working_dtype(dtype), law.single
+    if index is None:
+        return law.build(Draws(bits, working), dtype)
+    assert single is not None
+    return single.build(_Single(bits, working, key, index, law.shape[0]), dtype)  # type: ignore[attr-defined]
 
 
 def values(

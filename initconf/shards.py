@@ -211,11 +211,12 @@ def _held(n: int, cuts: Sequence[_Cut], length: int) -> Ranges:
     in_turn = one = everything
     turns = _turns(cuts)
     for cut in turns or ():
-        in_turn = _chunks(in_turn, cut.parts)[cut.at]
+        in_turn = _chunk(in_turn, cut.parts, cut.at)
     if turns is not None and (len(turns) == 1 or _length(in_turn) == length):
         return in_turn
     for cut in cuts:
-        one = _joined([_chunks(piece, cut.parts)[cut.at] for piece in _chunks(one, cut.pieces)])
+        before = [_chunk(one, cut.pieces, i) for i in range(cut.pieces)]
+        one = _joined([_chunk(piece, cut.parts, cut.at) for piece in before])
     return one
 
 
@@ -257,11 +258,11 @@ def _or_all(ranges: tuple[Ranges, ...], shape: tuple[int, ...]) -> tuple[Ranges,
     return None if all(held == (((0, n),) if n else ()) for held, n in zip(ranges, shape, strict=True)) else ranges
 
 
-def _chunks(held: Ranges, n: int) -> list[Ranges]:
-    """As `torch.chunk` cuts, with empty ones at the end where there are too few."""
+def _chunk(held: Ranges, n: int, at: int) -> Ranges:
+    """One of n, as `torch.chunk` cuts; the last ones are empty where there are too few."""
     total = _length(held)
     size = -(-total // n)
-    return [_between(held, min(i * size, total), min((i + 1) * size, total)) for i in range(n)]
+    return _between(held, min(at * size, total), min((at + 1) * size, total))
 
 
 def _between(held: Ranges, first: int, last: int) -> Ranges:

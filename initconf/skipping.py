@@ -19,29 +19,30 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, UntypedStorage, nn
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode, _pop_mode, _push_mode
 
-SKIPPED = "its values were skipped by skip_init"
+from initconf.aside import Aside, tensors_in
+from initconf.marks import holds_numbers, is_plain, is_skipped, mark
 
 _aten = torch.ops.aten
 _WRITES = (_aten.fill_, _aten.zero_, _aten.copy_)
 """They set what they are given without reading it."""
 _COPIES = (_aten.clone, _aten._to_copy)
-_SHAPES = tuple(
-    getattr(_aten, name) for like in ("empty", "zeros", "ones", "full") for name in (f"{like}_like", f"new_{like}")
-) + (_aten.new_empty_strided, _aten.rand_like, _aten.randn_like, _aten.randint_like, _aten.is_same_size)
+_SHAPES = (
+    *(getattr(_aten, f"{name}_like") for name in ("empty", "zeros", "ones", "full", "rand", "randn", "randint")),
+    *(getattr(_aten, f"new_{name}") for name in ("empty", "zeros", "ones", "full", "empty_strided")),
+)
 """They ask a tensor for its shape and dtype alone."""
 
-_IS_META = Tensor.is_meta.__get__  # type: ignore[attr-defined]
-_REGISTERED = Tensor.grad_fn.__get__
-"""`register_parameter` refuses what is no leaf, and so asks every parameter for its grad_fn."""
-_MOVED = Tensor.data.__set__
+# Torch asks every parameter that is registered for its `grad_fn`, and moves parameters by `.data = `.
+_IS_META, _REGISTERED, _MOVED = (
+    getattr(vars(torch._C.TensorBase)[name], how)
+    for name, how in (("is_meta", "__get__"), ("grad_fn", "__get__"), ("data", "__set__"))
+)
 _OUTSIDE = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
 """They read the memory without torch's knowledge."""
 _ASKED = {*_OUTSIDE, _IS_META, _REGISTERED, _MOVED, Tensor.clone}
 
 _here = threading.local()
-_global_state = threading.Lock()
 
 
 @contextmanager
@@ -53,12 +54,15 @@ def skip_init() -> Iterator[None]:
     a checkpoint, `copy_`): `keep` refuses it. Parameters that the constructor reads, or makes out of random tensors
     (`nn.Parameter(torch.randn(3))`), are really drawn.
 
-    Random numbers come from a copy of torch's random state, which stays as it is. Only the thread that entered is concerned.
-    Within another one it changes nothing.
+    Every parameter costs 50 to 100 microseconds instead: models of many tiny ones gain nothing.
+
+    What is drawn is drawn from a copy of torch's random state, which itself stays as it is. Only the thread that entered is
+    concerned. Within another one it changes nothing.
 
     >>> with initconf.skip_init():
-    ...     model = Model()
-    >>> initconf.initialize(model, "he")
+    ...     net = nn.Linear(512, 512)
+    >>> initconf.initialize(net, "he")
+    Report(...)
     """
     if getattr(_here, "skipping", None) is not None:
         yield
@@ -79,79 +83,12 @@ def paused() -> Iterator[None]:
     if skipping is None or skipping.idle:
         yield
         return
-    skipping.settle()
     with skipping.asleep():
-        yield
-    skipping.forget()
-
-
-# --- marks -----------------------------------------------------------------------------------------------------------------
-#
-# They are values, since those go wherever the parameter goes: through deepcopy, pickle and `to(dtype)`; and whoever writes the
-# parameter removes them. A NaN says at once when a model is used that nobody initialised; the number after it, which every
-# floating dtype has, tells it from the NaN of a training run that went wrong. They are placed by logical index, which a change
-# of the memory format leaves as it is, at three places, since a constructor may set some rows (`padding_idx`).
-
-_AFTER = -224.0
-
-
-def _step(numel: int) -> int:
-    """How far apart the three marks are; 0 where there is room for one."""
-    return (max(numel // 2, 1) - 1) // 2 * 2
-
-
-def _element(tensor: Tensor, place: int) -> Tensor:
-    """The element at a logical index, as a view."""
-    offset = tensor.storage_offset()
-    for size, stride in zip(reversed(tensor.shape), reversed(tensor.stride()), strict=True):
-        place, index = divmod(place, size)
-        offset += index * stride
-    return tensor.as_strided((), (), offset)
-
-
-def _mark(tensor: Tensor) -> None:
-    tensor, step = tensor.detach(), _step(tensor.numel())
-    if tensor.is_contiguous() and tensor.numel() > 1:
-        size, stride = ((3, 2), (step, 1)) if step else ((1, 2), (2, 1))
-        tensor.as_strided(size, stride).copy_(_pair(tensor.dtype, tensor.device))
-        return
-    for start in {0, step, 2 * step}:
-        _element(tensor, start).fill_(torch.nan)
-        if start + 1 < tensor.numel():
-            _element(tensor, start + 1).fill_(_AFTER)
-
-
-@cache
-def _pair(dtype: torch.dtype, device: torch.device) -> Tensor:
-    return torch.tensor([torch.nan, _AFTER], dtype=dtype, device=device)
-
-
-def is_skipped(parameter: Tensor) -> bool:
-    """Whether a parameter has no values since `skip_init` left them out. Reads three elements; False for sharded tensors."""
-    if not _holds_numbers(parameter):
-        return False
-    tensor, step = parameter.detach(), _step(parameter.numel())
-    for start in {0, step, 2 * step}:
-        value = _element(tensor, start).item()
-        if value != value and (start + 1 == tensor.numel() or _element(tensor, start + 1).item() == _AFTER):
-            return True
-    return False
-
-
-def _holds_numbers(tensor: Tensor) -> bool:
-    """Whether a tensor has elements in memory that could be NaN."""
-    return (
-        _is_plain(tensor)
-        and (tensor.is_floating_point() or tensor.is_complex())
-        and not tensor.is_meta
-        and tensor.layout is torch.strided
-        and tensor.numel() > 0
-    )
-
-
-def _is_plain(tensor: Tensor) -> bool:
-    """Whether the tensor is memory, and no wrapper around other tensors (DTensor, FakeTensor)."""
-    return type(tensor).__torch_dispatch__ is Tensor.__torch_dispatch__
+        skipping.settle()
+        try:
+            yield
+        finally:
+            skipping.forget()
 
 
 # --- what was left undone --------------------------------------------------------------------------------------------------
@@ -184,7 +121,7 @@ class _Step(NamedTuple):
     """A call that was not made, or that has to be made again after one that was not. Its tensors are windows."""
 
     function: Any
-    arguments: Sequence[Any]
+    arguments: tuple[Any, ...]
     keywords: Mapping[str, Any]
 
 
@@ -203,7 +140,7 @@ def _make(steps: Iterable[_Step], storage: UntypedStorage) -> None:
         if isinstance(value, _Window):
             return value.on(storage)
         if isinstance(value, _Copy):
-            other = UntypedStorage(value.size, device=value.device)
+            other = torch.empty(value.size, dtype=torch.uint8, device=value.device).untyped_storage()
             _make(value.steps, other)
             return value.window.on(other)
         return value
@@ -212,93 +149,25 @@ def _make(steps: Iterable[_Step], storage: UntypedStorage) -> None:
         step.function(*map(real, step.arguments), **{name: real(value) for name, value in step.keywords.items()})
 
 
+def _storage(tensor: Tensor) -> UntypedStorage | None:
+    """None for what has no memory of its own, or not one value after the other."""
+    return tensor.untyped_storage() if is_plain(tensor) and tensor.layout is torch.strided else None
+
+
 def _is_whole(tensor: Tensor) -> bool:
     """Whether a tensor is all there is in its storage."""
     return tensor.numel() * tensor.element_size() == tensor.untyped_storage().nbytes()
 
 
-def _tensors(args: Sequence[Any], kwargs: Mapping[str, Any]) -> Iterator[Tensor]:
-    for value in (*args, *kwargs.values()):
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, (list, tuple)):
-            yield from (item for item in value if isinstance(item, Tensor))
-
-
-# --- random numbers that torch's global state does not notice --------------------------------------------------------------
-
-
-class _Aside(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Draws from copies of torch's generators.
-
-    Each copy belongs to one state of torch's own: a constructor that seeds torch itself gets the numbers of its seed.
-    """
-
-    def __init__(self, generators: dict[Any, torch.Generator]) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.generators = generators
-
-    # torch's own way of entering keeps flags for the compiler in variables that all threads share, and imports the compiler.
-    def __enter__(self) -> Any:
-        _push_mode(self)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        _pop_mode()
-
-    @classmethod
-    def _should_skip_dynamo(cls) -> bool:
-        return False
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return self.call(func, args, kwargs or {})
-
-    def call(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if torch.Tag.nondeterministic_seeded not in func.tags:
-            return func(*args, **kwargs)
-        device = kwargs.get("device") or next((tensor.device for tensor in _tensors(args, kwargs)), torch.device("cpu"))
-        if device.type == "meta" or any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
-            return func(*args, **kwargs)
-        own = self._generator(device)
-        if (taking := _taking_generator(func)) is not None:
-            return taking(*args, **{**kwargs, "generator": own})
-        # What takes no generator (dropout) is lent the global state, which another thread should not draw from right now.
-        module = torch if device.type == "cpu" else torch.get_device_module(device)
-        others = [] if device.type == "cpu" else [own.device.index]
-        with _global_state, torch.random.fork_rng(others, device_type="cuda" if device.type == "cpu" else device.type):
-            module.set_rng_state(own.get_state())
-            try:
-                return func(*args, **kwargs)
-            finally:
-                own.set_state(module.get_rng_state())
-
-    def _generator(self, device: torch.device) -> torch.Generator:
-        fresh = torch.Generator(device)
-        state = torch.get_rng_state() if device.type == "cpu" else torch.get_device_module(device).get_rng_state(device)
-        key = fresh.device, state.numpy().tobytes()
-        if key not in self.generators:
-            self.generators[key] = fresh.set_state(state) or fresh
-        return self.generators[key]
-
-
-@cache
-def _taking_generator(func: Any) -> Any:
-    """The function with a place for a generator (`randn` has it in an overload of its own), None if there is none."""
-    wanted = [(a.name, str(a.type)) for a in func._schema.arguments]
-    if any(name == "generator" for name, _ in wanted):
-        return func
-    for name in func.overloadpacket.overloads():
-        other = getattr(func.overloadpacket, name)
-        has = [(a.name, str(a.type)) for a in other._schema.arguments]
-        if len(has) > len(wanted) and [pair for pair in has if pair[0] != "generator"] == wanted:
-            return other
-    return None
+def _is_alone(tensor: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether an operation is given nothing else of a tensor's memory."""
+    return all(_storage(other) is not tensor.untyped_storage() for other in tensors_in(args, kwargs))
 
 
 # --- the two doors by which torch tells what is called ---------------------------------------------------------------------
 
 
-class _Skipping(_Aside):
+class _Skipping(Aside):  # type: ignore[no-untyped-call]
     """Sees every operation on tensors, and leaves undone what makes random numbers for a parameter."""
 
     def __init__(self) -> None:
@@ -314,13 +183,14 @@ class _Skipping(_Aside):
         if self.idle:
             return func(*args, **kwargs)
         target = args[0] if args and isinstance(args[0], Tensor) else None
-        if isinstance(target, nn.Parameter) and target.untyped_storage() not in self.owned:
+        if isinstance(target, nn.Parameter) and _storage(target) not in self.owned:
             self.note(target)
         in_place = target is not None and _in_place(func)
-        if in_place and torch.Tag.nondeterministic_seeded in func.tags and self.is_parameter(target):
-            self.skip(func, target, args, kwargs)
+        random = torch.Tag.nondeterministic_seeded in func.tags
+        if target is not None and in_place and random and (windows := self.windows(target)):
+            self.skip(func, target, windows, args, kwargs)
             return target
-        if unset := [tensor for tensor in _tensors(args, kwargs) if self._is_unset(tensor)]:
+        if unset := [tensor for tensor in tensors_in(args, kwargs) if self._is_unset(tensor)]:
             return self._touch(func, args, kwargs, unset, in_place)
         return self.call(func, args, kwargs)
 
@@ -335,25 +205,31 @@ class _Skipping(_Aside):
 
     def note(self, parameter: Tensor) -> None:
         """Remember where a parameter lies."""
-        if _holds_numbers(parameter):
+        if holds_numbers(parameter):
             self.owned.setdefault(parameter.untyped_storage(), {})[_Window.of(parameter)] = None
 
-    def is_parameter(self, tensor: Tensor) -> bool:
-        return _holds_numbers(tensor) and tensor.untyped_storage() in self.owned
+    def windows(self, tensor: Tensor) -> list[_Window]:
+        """The parameters that a tensor consists of, or itself where it is a part of one; none: it is something else."""
+        owned = self.owned.get(tensor.untyped_storage()) if holds_numbers(tensor) else None
+        if not owned:
+            return []
+        window = _Window.of(tensor)
+        if window in owned and len(owned) == 1:
+            return [window]
+        if sum(own.shape.numel() for own in owned if window.holds(own)) >= tensor.numel():
+            return [own for own in owned if window.holds(own)]
+        return [window] if any(own.holds(window) for own in owned) else []
 
-    def skip(self, func: Any, target: Tensor, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+    def skip(
+        self, func: Any, target: Tensor, windows: Sequence[_Window], args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> None:
         """Leave a random function undone."""
         storage = target.untyped_storage()
         if _is_whole(target):
             self.steps[storage] = []
         self._defer(storage, func, args, kwargs)
-        window, owned = _Window.of(target), self.owned[storage]
-        with self.asleep():
-            if window in owned and len(owned) == 1:
-                _mark(target)
-                return
-            for inside in [own for own in owned if window.holds(own)] or [window]:
-                _mark(inside.on(storage))
+        for window in windows:
+            mark(window.on(storage))
 
     def read(self, tensor: Tensor) -> None:
         """The values are wanted: do what was left undone."""
@@ -373,13 +249,13 @@ class _Skipping(_Aside):
                 del self.steps[storage]
 
     def _is_marked(self, storage: UntypedStorage) -> bool:
-        owned = self.owned.get(storage)
+        owned = self.owned.get(storage, {})
         return bool(owned) and all(is_skipped(window.on(storage)) for window in owned)
 
     def _is_unset(self, tensor: Tensor) -> bool:
-        return _is_plain(tensor) and tensor.layout is torch.strided and tensor.untyped_storage() in self.steps
+        return _storage(tensor) in self.steps
 
-    def _is_whole(self, tensor: Tensor) -> bool:
+    def _is_all_unset(self, tensor: Tensor) -> bool:
         """Whether all of its storage was left out."""
         storage = tensor.untyped_storage()
         first = self.steps[storage][0]
@@ -392,43 +268,53 @@ class _Skipping(_Aside):
         if func.is_view or torch.Tag.inplace_view in func.tags or kind in _SHAPES:
             return self.call(func, args, kwargs)
         # What was left out in part cannot be told again elsewhere.
-        if all((tensor is args[0] and in_place) or self._is_whole(tensor) for tensor in unset):
+        if all((in_place and tensor is args[0]) or self._is_all_unset(tensor) for tensor in unset):
             if kind in _COPIES:
-                made = func(*args, **kwargs)
-                if not made.is_meta:
-                    self._defer(made.untyped_storage(), _aten.copy_.default, (made, args[0]), {})
-                return made
+                given = {name: value for name, value in kwargs.items() if name != "non_blocking"}
+                made = _aten.empty_like.default(args[0], **given)
+                return made if made.is_meta else self._copy(made, args[0])
             if in_place and kind in _WRITES:
                 storage = args[0].untyped_storage()
-                if _is_whole(args[0]) and not any(tensor.untyped_storage() is storage for tensor in _tensors(args[1:], kwargs)):
+                if _is_whole(args[0]) and _is_alone(args[0], args[1:], kwargs):
                     self.steps.pop(storage, None)
+                    if kind is _aten.copy_ and self._is_unset(args[1]):
+                        return self._copy(args[0], args[1])
                 if any(self._is_unset(tensor) for tensor in unset):
                     self._defer(storage, func, args, kwargs)
                 return func(*args, **kwargs)
             if in_place and self._is_unset(args[0]):
                 self._defer(args[0].untyped_storage(), func, args, kwargs)
                 return args[0]
+        out, others = kwargs.get("out"), {name: value for name, value in kwargs.items() if name != "out"}
+        if isinstance(out, Tensor) and _is_whole(out) and _is_alone(out, args, others):
+            self.steps.pop(out.untyped_storage(), None)
         for tensor in unset:
             self.read(tensor)
         return self.call(func, args, kwargs)
+
+    def _copy(self, goal: Tensor, source: Tensor) -> Tensor:
+        """There is nothing to copy but that nothing is there."""
+        self._defer(goal.untyped_storage(), _aten.copy_.default, (goal, source), {})
+        if holds_numbers(goal):
+            mark(goal)
+        return goal
 
     def _defer(self, storage: UntypedStorage, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
         def noted(value: Any) -> Any:
             if not isinstance(value, Tensor):
                 return value
-            own = value.untyped_storage()
-            if own is storage:
+            if (own := _storage(value)) is storage:
                 return _Window.of(value)
-            if own not in self.steps:
+            if own is None or own not in self.steps:
                 return value.detach().clone()
             return _Copy(_Window.of(value), own.nbytes(), own.device, tuple(self.steps[own]))
 
-        step = _Step(func, [noted(value) for value in args], {name: noted(value) for name, value in kwargs.items()})
+        step = _Step(func, tuple(map(noted, args)), {name: noted(value) for name, value in kwargs.items()})
         self.steps.setdefault(storage, []).append(step)
 
     def _make(self, storage: UntypedStorage) -> None:
         steps = self.steps.pop(storage)
-        with self.asleep(), torch.no_grad(), _Aside(self.generators):
+        with self.asleep(), torch.no_grad(), Aside(self.generators):
             _make(steps, storage)
 
 
@@ -450,7 +336,9 @@ class _Asked(TorchFunctionMode):
         kwargs = kwargs or {}
         if func not in _ASKED or self.skipping.idle:
             return func(*args, **kwargs)
-        caller = sys._getframe(1)
+        caller: Any = sys._getframe(1)
+        while caller.f_code.co_name == "__torch_function__":  # of a mode inside this one, such as torch.device
+            caller = caller.f_back
         if func == _IS_META and caller.f_globals is vars(nn.init) and self._leave(caller.f_code, caller.f_locals, args[0]):
             return True
         if func in _OUTSIDE:
@@ -463,12 +351,13 @@ class _Asked(TorchFunctionMode):
         return made
 
     def _leave(self, code: Any, given: Mapping[str, Any], target: Tensor) -> bool:
-        """Whether the asking function of torch.nn.init (orthogonal_, trunc_normal_, sparse_) is not to go on.
+        """Whether the asking function of torch.nn.init (orthogonal_, trunc_normal_, sparse_) is to leave its tensor alone.
 
-        It leaves a tensor on meta alone, and would otherwise go through matrices and masks that no mode could tell apart.
+        So it does with tensors on meta; it would else draw other tensors, compute with them, and copy the outcome.
         """
-        if given.get("tensor") is not target or not self.skipping.is_parameter(target):
+        if given.get("tensor") is not target or not (windows := self.skipping.windows(target)):
             return False
         given = {name: given[name] for name in code.co_varnames[: code.co_argcount]}
-        self.skipping.skip(FunctionType(code, vars(nn.init)), target, (), given)
+        with self.skipping.asleep():
+            self.skipping.skip(FunctionType(code, vars(nn.init)), target, windows, (), given)
         return True

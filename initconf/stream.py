@@ -54,9 +54,24 @@ def uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
     """Fill a contiguous float32 or float64 tensor with the next symmetric uniforms of a stream."""
     array = out.numpy()
     dtype: Any = array.dtype
-    # The fast way to (h >> 8) * 2^-24 and (r >> 11) * 2^-53; a test holds it to that.
+    # The short way to (h >> 8) * 2^-24 and (r >> 11) * 2^-53; a test holds it to that.
     np.random.Generator(bits).random(dtype=dtype, out=array)
     return symmetric(out)
+
+
+_TOP = torch.from_numpy(np.array([1 << 63 | 1 << 31], dtype=np.uint64).view(np.int64))
+
+
+def many_uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
+    """`uniforms` for a flat float32 tensor of many elements, a third faster; half of a number that is left over is dropped.
+
+    With its highest bit turned over a half h is a signed number, and its upper 24 bits are k = (h >> 8) - 2^23: so
+    2 (h >> 8) 2^-24 - 1 + 2^-24 = k 2^-23 + 2^-24, in exact steps.
+    """
+    raw: Any = bits.random_raw((out.numel() + 1) // 2)
+    numbers = torch.from_numpy(raw.view(np.int64)).bitwise_xor_(_TOP)
+    halves = numbers.view(torch.int32)[: out.numel()].bitwise_right_shift_(8)
+    return out.copy_(halves).mul_(2.0**-23).add_(2.0**-24)
 
 
 def symmetric(u: Tensor) -> Tensor:

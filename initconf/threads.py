@@ -16,6 +16,9 @@ from initconf.errors import ApplyError, Problem
 from initconf.sampling import Source
 
 VARIABLE = "INITCONF_THREADS"
+# set_num_threads writes a default of the whole process, which is put back after the workers are gone; two that write at once
+# would put back each other's.
+_one_at_a_time = threading.RLock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,7 +72,7 @@ def run(tasks: Iterable[Task], threads: int, done: Callable[[Task, Any], None]) 
 
     Raises Failed for the first task that fails, and what the iterator raises, once all threads have stopped; so does Ctrl-C.
     """
-    with one_thread():  # set_num_threads writes a default of the whole process: it is put back after the workers are gone
+    with _one_at_a_time, one_thread():
         if threads == 1:
             source = Source()
             for task in tasks:
@@ -94,22 +97,27 @@ class _Crew:
         self.error: BaseException | None = None
 
     def work(self, threads: int) -> None:
-        crew = [threading.Thread(target=self._member, name=f"initconf-{i}", daemon=True) for i in range(threads)]
+        # Events, for Thread.join takes a thread for ended once Ctrl-C has interrupted it (Python 3.11).
+        ends = [threading.Event() for _ in range(threads)]
+        crew = [
+            threading.Thread(target=self._member, args=(end,), name=f"initconf-{i}", daemon=True) for i, end in enumerate(ends)
+        ]
         try:
             for member in crew:
                 member.start()
-            for member in crew:
-                while member.is_alive():  # with a limit, so that Ctrl-C is heard
-                    member.join(0.1)
+            for end in ends:
+                while not end.wait(0.1):  # with a limit, so that Ctrl-C is heard
+                    pass
         finally:
             self.stop = True
-            for member in crew:
+            for member, end in zip(crew, ends, strict=True):
                 if member.ident is not None:
+                    end.wait()
                     member.join()
         if self.error is not None:
             raise self.error
 
-    def _member(self) -> None:
+    def _member(self, end: threading.Event) -> None:
         try:
             torch.set_num_threads(1)
             source = Source()
@@ -121,6 +129,8 @@ class _Crew:
             with self.lock:
                 self.error = self.error or error
                 self.stop = True
+        finally:
+            end.set()
 
     def _next(self) -> Task | None:
         with self.lock:

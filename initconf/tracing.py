@@ -23,7 +23,7 @@ from torch.overrides import TorchFunctionMode
 from initconf.calls import VIEWS, follow, of_module
 from initconf.errors import CompileError, InitConfError, Problem
 from initconf.origins import Feed, Origin, given, joined, unknown
-from initconf.owners import unwrapped, walk
+from initconf.owners import SHARDED, tensor_class, unwrapped, walk
 from initconf.parametrized import identity, parametrised
 from initconf.sites import own_class
 
@@ -44,6 +44,8 @@ def trace(model: nn.Module, example: Any = None) -> dict[str, Feed]:
     walked = walk(model)
     if walked.problems:
         raise CompileError(walked.problems)
+    if any(tensor_class(each.parameter) == SHARDED for each in walked.found):
+        raise InitConfError("a sharded model is not run; compile the plan before it is sharded, and apply it afterwards")
     found = sorted(walked.found, key=lambda each: each.place.name, reverse=True)
     names = {each.identity: each.place.name for each in found}
     model = unwrapped(model)

@@ -148,7 +148,13 @@ class Writer:
             part.tensor.copy_(sampling.construct(law, key, part.tensor.dtype))
             return
         with self._matrix:
-            part.tensor.copy_(part.of(sampling.construct(law, key, part.tensor.dtype)))
+            if law.single is None:
+                part.tensor.copy_(part.of(sampling.construct(law, key, part.tensor.dtype)))
+                return
+            for index in range(part.shape[0]):
+                one = part.narrow(0, index, 1)
+                if one.tensor.numel():
+                    one.tensor.copy_(one.of(sampling.construct(law, key, one.tensor.dtype, index)))
 
     def _alone(self, leaf: Entry, part: Here, key: bytes, source: Source) -> None:
         """What runs somebody else's code, and so in the calling thread: a module's reset, a registered function, a file."""

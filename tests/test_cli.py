@@ -286,7 +286,8 @@ def test_check_and_update(run: Any, tmp_path: Path) -> None:
     assert initconf.Plan.load(file) == planned("rules.head.gain=0.1")
     assert run(*PLAN, "--check", file, "rules.head.gain=0.1").code == 0
     done = run("plan", "--model", "cli_nets:mixers", "init=he", "--check", file, "--update", "--strict")
-    assert (done.code, done.err.splitlines()[0]) == (1, "the plan is not saved: it has guesses")
+    assert done.code == 1
+    assert "the plan is not saved: it has guesses\n" in done.err
     assert initconf.Plan.load(file) == planned("rules.head.gain=0.1")
     Path(file).write_text("print('no plan')\n")  # another file, named by mistake
     done = run(*updated)
@@ -541,7 +542,8 @@ def test_show_says_where_each_line_comes_from(run: Any) -> None:
 @pytest.mark.parametrize(
     "value",
     ["a", "on", "No", "null", "1e-3", "1", "", " a ", "a: b", "a #b", "'", '"', "*.bias", "[q]", "{q,k}", "${x}", "é", "a\nb",
-     "a\tb", "\\d+", "\\${x}", "a\\\\${x}", "\\\\", "~", "-", "=", "0x1f", "12:30", 1, 1.5, 1e-7, float("inf"), -float("inf"), True, None, [1, "a"],
+     "a\tb", "\\d+", "\\${x}", "a\\\\${x}", "\\\\",
+     "~", "-", "=", "0x1f", "12:30", 1, 1.5, 1e-7, float("inf"), -float("inf"), True, None, [1, "a"],
      {"a": ["on"]}, [[300, 784], []], {}],
 )  # fmt: skip
 def test_values_as_yaml(value: Any) -> None:
@@ -630,7 +632,7 @@ def test_results(run: Any, tmp_path: Path) -> None:
             "initconf plan: error: the following arguments are required: --model; did you mean --model cli",
         ),
         ("plan --model cli_nets:build he", "initconf plan: error: 'he' is no override: did you mean init=he?"),
-        ("plan init=he --modle x", "initconf plan: error: unrecognized arguments: --modle; did you mean --model?"),
+        ("plan init=he --modle=x", "initconf plan: error: unrecognized arguments: --modle=x; did you mean --model?"),
         ("chek", "initconf: error: argument COMMAND: invalid choice: 'chek' (choose from "),
         (
             "plan --model cli_nets:build init=he --update",
@@ -709,8 +711,9 @@ def answered(folder: Path) -> None:
     torch.save({**values, "norm.bias": torch.ones(8)}, folder / "wrong.pt")
     layer = {"class_name": "Dense", "config": {"name": "d", "units": 3, "kernel_initializer": "he_normal"}}
     (folder / "net.json").write_text(json.dumps(layer))
-    results.append(folder / "runs", {"num": 0, "overrides": [], "init": "he", "metrics": {"test_accuracy": 1.0, "test_loss": 0.0},
-                   "status": "completed", "error": None, "model": "mlp", "data": "digits", "objective": "accuracy", "seconds": 1.0})  # fmt: skip
+    run = {"num": 0, "overrides": [], "init": "he", "metrics": {"test_accuracy": 1.0, "test_loss": 0.0}, "status": "completed"}
+    what = {"error": None, "model": "mlp", "data": "digits", "objective": "accuracy", "seconds": 1.0}
+    results.append(folder / "runs", run | what)
 
 
 @pytest.mark.parametrize("command", COMMANDS)
@@ -810,7 +813,7 @@ def test_composed_schemes_fit_the_terminal(words: str, width: int, terminal: Any
     # What is to be copied is not broken: only a pattern that is longer alone, or a source, goes on in the next line.
     long = [line for line in shown.splitlines() if len(line) > width]
     assert [line for line in long if "  #" in line.strip() and not line.lstrip().startswith("#")] == []
-    if width == 200:
+    if width == 200 and words == "init=he":
         assert shown.count("\n") == plain.count("\n")
 
 

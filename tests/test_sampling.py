@@ -12,16 +12,28 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from initconf import sampling
+from initconf import laws, sampling
 from initconf.laws import (
     ComplexNormal,
+    ComplexTruncatedNormal,
+    ComplexUniform,
+    Constant,
+    ConvolutionOrthogonal,
+    DeltaOrthogonal,
+    Dirac,
+    Hadamard,
+    Identity,
     InverseSoftplus,
     LogOfUniform,
     LogUniform,
     Normal,
     Orthogonal,
+    Sinusoid,
+    Sparse,
+    Table,
     TruncatedNormal,
     Uniform,
+    ZerO,
 )
 
 NAME = "blocks.0.fc.weight"
@@ -116,6 +128,14 @@ def test_float64_has_a_stream_of_its_own():
     raw = sampling.generator(key).random_raw(1001) >> 11
     # 2u - 1 + 2^-53 in integers: (2k + 1 - 2^53) / 2^53
     assert [x * 2**53 for x in made.tolist()] == [2 * int(k) + 1 - 2**53 for k in raw]
+
+
+@pytest.mark.parametrize("n", [4095, 4096, 4097, 10_001])
+@pytest.mark.parametrize("first", [0, 1, 4096, 5001])
+def test_many_uniforms_are_those_of_the_short_way(first, n):
+    key = sampling.key(3, NAME)
+    whole = sampling.uniforms(sampling.generator(key), torch.empty(first + n))
+    assert torch.equal(sampling.Source().at(key, first, torch.empty(n)), whole[first:])
 
 
 def test_an_odd_element_lies_in_the_high_half_of_its_step():
@@ -232,10 +252,74 @@ def test_golden_values(row):
     np.testing.assert_allclose(found, double, rtol=1e-13)
 
 
-def test_golden_orthogonal():
-    expected = [[-0.0834, 0.5218], [0.9639, 0.2583], [0.2528, -0.8130]]
-    found = sampling.construct(Orthogonal(1.0, (3, 2)), sampling.key(7, NAME), torch.float32)
-    assert torch.allclose(found, torch.tensor(expected), atol=1e-4)
+COMPLEX = {
+    "complex normal": (ComplexNormal(1.0, 2.0), [0.6916209 + 1.4744473j, 4.5629535 + 2.0200675j, 1.9342797 - 2.1394527j]),
+    "in a disk": (ComplexUniform(0.5), [-0.2706248 + 0.3655248j, -0.6249578 + 0.3263262j, -0.5601001 - 0.2430562j]),
+    "complex truncated": (
+        ComplexTruncatedNormal(0.5),
+        [-0.2232566 + 0.3015459j, -0.8893789 + 0.4643956j, -0.5470825 - 0.2374072j],
+    ),
+}
+CONSTRUCTED = {
+    "orthogonal": (Orthogonal(1.0, (3, 2)), [-0.0834, 0.5218, 0.9639, 0.2583, 0.2528, -0.813]),
+    "delta-orthogonal": (DeltaOrthogonal((2, 2, 3)), [0.0, -0.0862, 0.0, 0.0, 0.9963, 0.0, 0.0, 0.9963, 0.0, 0.0, 0.0862, 0.0]),
+    "orthogonal convolution": (
+        ConvolutionOrthogonal((2, 2, 2, 2)),
+        [
+            0.0217,
+            -0.0605,
+            -0.2946,
+            -0.5956,
+            -0.0516,
+            -0.0255,
+            0.6985,
+            -0.2512,
+            -0.2512,
+            0.6985,
+            -0.0255,
+            -0.0516,
+            0.5956,
+            0.2946,
+            0.0605,
+            -0.0217,
+        ],
+    ),
+    "sparse": (Sparse((4, 2), 0.5, 1.0), [0.0, 0.0, 1.0426, 0.0, 0.0, 1.0032, 1.4284, 0.1742]),
+}
+
+
+@pytest.mark.parametrize("row", COMPLEX)
+def test_golden_complex_values(row):
+    law, expected = COMPLEX[row]
+    assert torch.allclose(made(law, 3, torch.complex64), torch.tensor(expected), atol=1e-6)
+
+
+@pytest.mark.parametrize("row", CONSTRUCTED)
+def test_golden_constructions(row):
+    law, expected = CONSTRUCTED[row]
+    found = sampling.construct(law, sampling.key(7, NAME), torch.float32)
+    assert torch.allclose(found.flatten(), torch.tensor(expected), atol=1e-4)
+
+
+def test_every_law_that_draws_has_golden_values():
+    """A new law that draws needs a row above; what is the same for every key needs none."""
+
+    class Forbidden:
+        def uniform(self, *shape):
+            raise LookupError
+
+        normal = uniform
+
+    fixed = {
+        Constant(1.0), Identity((2, 2)), Dirac((2, 2, 3)), Hadamard((2, 2)), ZerO((2, 2)), Sinusoid((3, 4)),
+        Table((2,), (1.0, 2.0)),
+    }  # fmt: skip
+    for law in fixed - {Constant(1.0)}:
+        law.build(Forbidden(), torch.float32)  # draws nothing
+    golden = {type(law) for law, *_ in (*GOLDEN.values(), *COMPLEX.values(), *CONSTRUCTED.values())}
+    elsewhere = {"Blocks", "Keep", "ModuleDefault", "Custom", "Values", "Law", "Construction"}
+    known = {name for name, value in vars(laws).items() if isinstance(value, type) and issubclass(value, laws.Law)}
+    assert known - elsewhere == {kind.__name__ for kind in golden | {type(law) for law in fixed}}
 
 
 # --- what values do not depend on ------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ def names(args: Namespace) -> Answer:
     for kind in args.words:
         if kind not in KINDS:
             close = near(kind, KINDS, 1)
-            meant = f"did you mean {close[0]}? " if close else ""
+            meant = f"did you mean {close[0]!r}? " if close else ""
             raise Usage(f"nothing to list is called {kind!r}; {meant}there are: {', '.join(KINDS)}")
     import_modules(args)
     found = {kind: KINDS[kind](args) for kind in dict.fromkeys(args.words or KINDS)}

@@ -93,6 +93,11 @@ class Law:
 class Construction(Law):
     """A law of a whole tensor, which cannot be made element by element."""
 
+    @property
+    def single(self) -> Construction | None:
+        """The law of one index of the first axis, where each is made by itself and in order; None where the tensor is one."""
+        return None
+
     def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
         """The tensor, in a working precision not below that of `dtype`."""
         raise NotImplementedError

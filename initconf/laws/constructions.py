@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf.laws.base import Construction, Stream
@@ -11,6 +11,10 @@ from initconf.laws.base import Construction, Stream
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
+
+
+LARGE = 1 << 12
+"""Matrices of so many entries are factorised one by one: in a batch the last bits depend on the places of the others."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +49,11 @@ class Orthogonal(Construction):
     def std(self) -> float:
         return abs(self.gain) / math.sqrt(max(self.rows, self.columns, 1))
 
+    @property
+    def single(self) -> Orthogonal | None:
+        alone = self.batch[:1] == (0,) and self.rows * self.columns >= LARGE
+        return replace(self, shape=(1, *self.shape[1:])) if alone else None
+
     def __str__(self) -> str:
         return f"Orthogonal(gain={self.gain:.6g}, {self.rows}x{self.columns})"
 
@@ -68,7 +77,10 @@ def orthogonal_matrices(stream: Stream, batch: int, rows: int, columns: int, uni
     if unitary:
         tall = torch.complex(tall, stream.normal(*tall.shape))
     if tall.numel():
-        q, r = torch.linalg.qr(tall)
+        if batch > 1 and rows * columns >= LARGE:
+            q, r = map(torch.stack, zip(*map(torch.linalg.qr, tall), strict=True))
+        else:
+            q, r = torch.linalg.qr(tall)
         diagonal = r.diagonal(dim1=-2, dim2=-1)
         phases = torch.where(diagonal == 0, torch.ones_like(diagonal), torch.sgn(diagonal))
         tall = q.mul_(phases.unsqueeze(-2))

@@ -1,0 +1,181 @@
+"""Writing some parameters and leaving the others: resets during training, new layers beside a checkpoint."""
+
+from __future__ import annotations
+
+import logging
+
+import pytest
+import torch
+from conftest import convnet, mlp, padded, tied_gpt
+from torch import nn
+
+import initconf
+from initconf.errors import ApplyError
+
+
+def changed(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
+    now = dict(model.named_parameters(remove_duplicate=False))
+    return {name for name, old in before.items() if not torch.equal(old, now[name].detach())}
+
+
+def snapshot(model: nn.Module) -> dict[str, torch.Tensor]:
+    return {name: p.detach().clone() for name, p in model.named_parameters(remove_duplicate=False)}
+
+
+WEIGHTS = {"body.0.weight", "body.2.weight", "head.weight"}
+ROWS = {
+    "a regex for whole names": ({"only": r"head\..*"}, {"head.weight", "head.bias"}),
+    "names": ({"only": ["head.weight", "body.0.bias"]}, {"head.weight", "body.0.bias"}),
+    "a set": ({"only": {"head.weight"}}, {"head.weight"}),
+    "none but": ({"skip": r".*\.bias"}, WEIGHTS),
+    "what was loaded": ({"skip": {"body.0.weight": 0, "body.0.bias": 0}.keys()}, None),
+    "both": ({"only": r".*weight", "skip": ["head.weight"]}, {"body.0.weight", "body.2.weight"}),
+    "nothing is skipped": ({"skip": []}, None),
+    "nothing is meant": ({"only": []}, set()),
+}
+
+
+@pytest.mark.parametrize("row", ROWS)
+def test_only_what_is_chosen_is_written(row):
+    choice, expected = ROWS[row]
+    model = mlp()
+    with torch.no_grad():
+        for p in model.parameters():
+            p.fill_(7.0)
+    before = snapshot(model)
+    report = initconf.initialize(model, "he", **choice)
+    if expected is None:
+        expected = set(before) - set(choice["skip"])
+    assert changed(model, before) == expected
+    assert {entry.name for entry in report.plan} == expected
+    whole = initconf.initialize(mlp(), "he").model
+    for name in expected:  # what it would get if all were written
+        assert torch.equal(model.get_parameter(name), whole.get_parameter(name))
+    again = snapshot(model)
+    initconf.initialize(model, "he", **choice).verify()
+    assert not changed(model, again)  # on resume the same values
+
+
+def test_a_tensor_under_several_names_is_meant_by_any_of_them():
+    model = tied_gpt()
+    names = {name for name, p in model.named_parameters(remove_duplicate=False) if p is model.get_parameter("lm_head.weight")}
+    assert len(names) == 2
+    for seed, name in enumerate(sorted(names), start=1):
+        before = snapshot(model)
+        initconf.initialize(model, "gpt2", only=[name], seed=seed)
+        assert changed(model, before) == names
+        before = snapshot(model)
+        initconf.initialize(model, "gpt2", skip=[name], seed=50 + seed)
+        assert changed(model, before)
+        assert not changed(model, before) & names
+
+
+def test_what_is_not_chosen_needs_no_rule():
+    spec = {"initializer": "zeros", "rules": {}}
+    with pytest.raises(initconf.CompileError):
+        initconf.initialize(convnet(), spec)  # nothing claims the norm's scale
+    model = convnet()
+    initconf.initialize(model, spec, only="4.weight")
+    assert not model[4].weight.any()
+    assert model[0].weight.any()
+
+
+def test_a_padding_row_of_what_is_left_alone_stays():
+    model = padded()
+    with torch.no_grad():
+        model[0].weight.fill_(3.0)
+    initconf.initialize(model, "he", skip="0.weight")
+    assert (model[0].weight == 3).all()
+
+
+def test_names_that_the_model_has_not(caplog):
+    model = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    loaded = {"0.weight": 0, "1.running_mean": 0, "old.weight": 0}
+    with caplog.at_level(logging.WARNING, logger="initconf"):
+        report = initconf.initialize(model, "he", skip=loaded)
+    assert report.notes == ("skip names what the model has not: old.weight",)
+    assert "skip names what the model has not: old.weight" in caplog.text
+
+
+WRONG = {
+    "a misspelled name": (
+        {"only": ["head.weigth"]},
+        "only = 'head.weigth': it matches no parameter\n  -> near names: head.weight, head.bias",
+    ),
+    "one of two": (
+        {"only": ["head.weight", "heda.bias"]},
+        "only = 'heda.bias': the model has no such parameter\n  -> near names: head.bias, body.2.bias, body.0.bias",
+    ),
+    "a regex": ({"only": "head"}, "only = 'head': it matches no parameter\n  -> near names: head.bias"),
+    "no regex": (
+        {"only": "(head"},
+        "only = '(head': the pattern does not compile: missing ), unterminated subpattern at position 0",
+    ),
+    "another model's checkpoint": (
+        {"skip": ["model.encoder.layer.0"]},
+        "skip = 'model.encoder.layer.0': it matches no parameter\n"
+        "  -> names are such as body.0.weight, body.0.bias, body.2.weight and 3 more",
+    ),
+    "no names": ({"only": [3]}, "only = 3: not a regex or names"),
+}
+
+
+@pytest.mark.parametrize("row", WRONG)
+def test_a_choice_that_means_nothing_is_an_error(row):
+    choice, text = WRONG[row]
+    model = mlp()
+    before = snapshot(model)
+    with pytest.raises(ApplyError) as caught:
+        initconf.initialize(model, "he", **choice)
+    assert str(caught.value) == text
+    assert not changed(model, before)
+
+
+def test_new_layers_on_meta_beside_what_is_there():
+    model = nn.ModuleDict({"body": nn.Linear(3, 4), "head": nn.Linear(4, 2, device="meta")})
+    before = model["body"].weight.detach().clone()
+    initconf.initialize(model, "he", only=r"head\..*", device="cpu")
+    assert torch.equal(model["body"].weight, before)
+    assert model["head"].weight.std() > 0
+
+
+# --- verified while it is written ------------------------------------------------------------------------------------------
+
+
+def test_stats_are_gathered_while_values_are_written():
+    for make in (mlp, convnet, padded, tied_gpt):
+        initconf.initialize(make(), "he", verify="stats")
+        initconf.initialize(make(), "orthogonal", verify="stats")
+    initconf.initialize(nn.Linear(600, 700, dtype=torch.bfloat16), "lecun", verify="stats", threads=2)
+    initconf.initialize(
+        nn.Linear(30, 20, dtype=torch.complex64), {"initializer": "he_normal", "unmatched": "keep"}, verify="stats"
+    )
+
+
+def test_stats_find_a_law_that_is_not_what_it_says(monkeypatch):
+    """As a wrong kernel would give it: values with a tenth more spread than the plan's."""
+    real = initconf.laws.Normal.quantile
+    monkeypatch.setattr(initconf.laws.Normal, "quantile", lambda self, v: real(self, v).mul_(1.1))
+    with pytest.raises(ApplyError) as caught:
+        initconf.initialize(nn.Linear(300, 200), "he", verify="stats")
+    assert "weight: standard deviation 0.0" in str(caught.value)
+    assert "of 60000 values, and the law's is 0.0816497" in str(caught.value)
+
+
+def test_stats_find_what_is_not_finite(monkeypatch):
+    real = initconf.laws.Normal.quantile
+
+    def broken(self, v):
+        made = real(self, v)
+        made[5] = torch.nan
+        return made
+
+    monkeypatch.setattr(initconf.laws.Normal, "quantile", broken)
+    with pytest.raises(ApplyError, match="weight: not all values are finite"):
+        initconf.initialize(nn.Linear(300, 200), "he", verify="stats")
+
+
+def test_verify_takes_three_words():
+    with pytest.raises(ApplyError) as caught:
+        initconf.initialize(mlp(), "he", verify="yes")
+    assert str(caught.value) == "verify = 'yes': not True, False or \"stats\""

@@ -5,13 +5,14 @@ PYTHON ?= python3
 JOBS ?= 2
 
 VENV := .venv
+NEXT := .venv-hydra-next
 STAMP := $(VENV)/.stamp
 PY := $(VENV)/bin/python
 PIP := $(PY) -m pip --disable-pip-version-check
 INSTALL := $(PIP) install --quiet --constraint constraints.txt
 PYTEST := OMP_NUM_THREADS=1 $(PY) -m pytest -n $(JOBS) --dist worksteal --ignore=tests/parity
 
-.PHONY: help demo test test-slow test-all lint format bench parity clean clean-venv FORCE
+.PHONY: help demo test test-slow test-all test-hydra-next lint format bench parity clean clean-venv FORCE
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -26,6 +27,15 @@ test-slow: $(STAMP) ## the tests marked slow
 	$(PYTEST) -m slow || [ $$? -eq 5 ] # 5: there is none
 
 test-all: test test-slow ## all tests
+
+# Whatever touches Hydra or OmegaConf. Skipped where the pre-release cannot be had, and for no other reason.
+ON_HYDRA := hydra loading bash provenance catalogue_of_errors security fuzz cli completion
+test-hydra-next: $(NEXT)/.stamp ## what touches Hydra, on the next release of Hydra
+	@if [ -s $(NEXT)/.stamp ]; then \
+	  $(NEXT)/bin/python -c 'import hydra, omegaconf; print("Hydra", hydra.__version__, "OmegaConf", omegaconf.__version__)'; \
+	  OMP_NUM_THREADS=1 $(NEXT)/bin/python -m pytest -p no:cacheprovider -n $(JOBS) --dist worksteal -m "not slow" \
+	    $(ON_HYDRA:%=tests/test_%.py); \
+	else echo "skipped: the pre-release of Hydra 1.4 cannot be had here"; fi
 
 lint: $(STAMP) ## style, format and strict types
 	$(PY) -m ruff check .
@@ -46,10 +56,10 @@ parity: $(VENV)/.stamp-parity ## compare with Keras, JAX, Flax and the models of
 
 clean: ## remove what builds, tests and runs leave
 	rm -rf build dist outputs multirun .pytest_cache .mypy_cache .ruff_cache .hypothesis
-	find . -name __pycache__ -not -path './$(VENV)/*' -prune -exec rm -rf {} +
+	find . -name __pycache__ -not -path './$(VENV)*' -prune -exec rm -rf {} +
 
 clean-venv: clean ## remove the virtual environment too
-	rm -rf $(VENV)
+	rm -rf $(VENV) $(NEXT)
 
 # The stamp holds the folder that it was made in: a checkout that was copied or moved is set up again,
 # because its environment would go on importing initconf from the old place.
@@ -70,6 +80,19 @@ $(STAMP): pyproject.toml constraints.txt
 	@echo "[4/4] initconf, as an editable install, and all else that it is tested with"
 	@$(INSTALL) --no-build-isolation --editable '.[lab,dev]'
 	@echo '$(CURDIR)' > $@
+
+# An environment that has the next Hydra, and for all else looks into the main one: nothing large is installed twice.
+$(NEXT)/.stamp: $(STAMP)
+	@$(PY) -m venv --clear $(NEXT)
+	@: > $@
+	@if $(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps \
+	    'hydra-core>=1.4.0rc3,<1.5' 'omegaconf>=2.4.1rc1,<2.5'; then \
+	  main=$$($(PY) -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  next=$$($(NEXT)/bin/python -c 'import sysconfig; print(sysconfig.get_path("purelib"))'); \
+	  echo "import site; site.addsitedir('$$main')" > "$$next/zz_main.pth"; \
+	  $(NEXT)/bin/python -m pip --disable-pip-version-check install --quiet --no-deps --no-build-isolation --editable . && \
+	  echo '$(CURDIR)' > $@; \
+	fi
 
 $(VENV)/.stamp-parity: $(STAMP)
 	@echo "Installing the packages that the parity tests compare with."

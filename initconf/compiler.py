@@ -9,8 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from initconf import activations, diagnosis, expressions, registry
+from initconf.addresses import matched, surveyed
 from initconf.choices import Choice, choose
-from initconf.errors import CompileError, InitConfError, Problem, listed
+from initconf.errors import CompileError, InitConfError, Problem
 from initconf.heads import Described, Heads, Ordinary, as_sites, with_assumed_moment
 from initconf.hyper.heads import MEASURED
 from initconf.laws import Constant, Keep, Law
@@ -20,11 +21,11 @@ from initconf.owners import SHARDED, Found, Walk, parameters
 from initconf.parametrized import assign, parametrised
 from initconf.plan import Entry, Plan, joined
 from initconf.registry import Argument
-from initconf.rules import Match, match
+from initconf.rules import Match
 from initconf.sites import Site, twin
 from initconf.skipping import paused
 from initconf.spec import InitSpec
-from initconf.survey import survey, uncollected
+from initconf.survey import uncollected
 
 if TYPE_CHECKING:
     from torch import nn
@@ -39,7 +40,6 @@ _USUAL = {
     "other": "{name: normal, std: 0.02}",
 }
 """What a remedy proposes for a role; zeros for the rest."""
-PATTERNS = ("match", "search", "glob")
 
 
 @uncollected()
@@ -63,9 +63,9 @@ def compiled(
         measure: of a plan and the names of parameters that it serves: E[h^2] of what enters their linear maps, of those that
             have one. For `input_second_moment: measured`; left out, that is an error.
     """
-    sites = _survey(model, spec, walked)
+    sites = surveyed(model, spec, walked)
     work = _Compilation(
-        spec, sites, _matched(spec, sites), model, example, targets, can_measure=measure is not None, walked=walked
+        spec, sites, matched(spec, sites), model, example, targets, can_measure=measure is not None, walked=walked
     )
     plan = work.plan(chosen)
     if work.asked and measure is not None:
@@ -73,43 +73,22 @@ def compiled(
     return plan
 
 
-def _matched(spec: InitSpec, sites: Sequence[Site]) -> Match:
-    try:
-        return match(list(spec.live_rules()), sites)
-    except InitConfError as error:
-        raise CompileError(_with_rules(spec, error)) from None
-
-
-def _survey(model: nn.Module, spec: InitSpec, walked: Walk | None = None) -> list[Site]:
-    try:
-        return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch", walked=walked)
-    except CompileError as error:
-        # The survey knows no addresses: what it says of the spec receives them here.
-        problems = [
-            replace(p, path=spec.path(p.path), source=spec.source(p.path))
-            if (p.path or "").startswith(("layouts.", "layers")) and p.path
-            else p
-            for p in error.problems
-        ]
-        raise CompileError(problems) from None
-
-
 def compile_one(
-    model: nn.Module, spec: InitSpec, sites: Sequence[Site], matched: Match, i: int, example: Any = None
+    model: nn.Module, spec: InitSpec, sites: Sequence[Site], held: Match, i: int, example: Any = None
 ) -> tuple[Entry | None, list[Problem]]:
     """What site `i` would receive, and the problems that concern it: for a model that does not compile as a whole."""
-    site, work = sites[i], _Compilation(spec, sites, matched, model, example, can_measure=True)
+    site, work = sites[i], _Compilation(spec, sites, held, model, example, can_measure=True)
     entry = work.entry(i, site)
-    mine = [r for r, verdict in enumerate(matched.verdicts) if i in verdict.matched]
+    mine = [r for r, verdict in enumerate(held.verdicts) if i in verdict.matched]
     for r in mine:
         work.choice(r)
-    paths = [spec.path(f"rules.{matched.verdicts[r].name}") for r in mine]
+    paths = [spec.path(f"rules.{held.verdicts[r].name}") for r in mine]
     called = [re.compile(rf"(?<![\w.]){re.escape(place.name)}(?![\w.])") for place in site.places]
-    for problem in diagnosis.problems(spec, matched, sites, work.choices):
+    for problem in diagnosis.problems(spec, held, sites, work.choices):
         bent = any(f"{problem.path}.".startswith(f"{path}.") for path in paths)
         if bent or any(name.search(problem.text) for name in called):  # such as of a head that is tied, and so no head
             work.problems.append(problem)
-    return entry, list(dict.fromkeys([*work.problems, *work.regroup()]))
+    return entry, list(dict.fromkeys([*work.problems, *work.shared.problems()]))
 
 
 @dataclass
@@ -126,8 +105,6 @@ class _Compilation:
     """Whether it will be; until then it counts as 1."""
     walked: Walk | None = None
     problems: list[Problem] = field(default_factory=list)
-    grouped: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
-    """Problems that many parameters share, as (path, value, source, text, remedy) -> their names."""
     choices: dict[int | None, Choice | None] = field(default_factory=dict)
     served: set[int | None] = field(default_factory=set)
     """Rules (None: the spec itself) that gave at least one parameter its law."""
@@ -141,6 +118,7 @@ class _Compilation:
     """The parameters of initializers that want E[h^2] to be measured."""
 
     def __post_init__(self) -> None:
+        self.shared = diagnosis.Shared(self.spec)
         self.heads = Heads(
             self.spec, self.model, self.sites, self.matched, self.targets, self.choice, self._settings, self._ordinary
         )
@@ -161,19 +139,19 @@ class _Compilation:
 
     def plan(self, chosen: Container[str] | None = None) -> Plan:
         """The whole plan, or that of some parameters. Raises CompileError with every problem."""
-        spec, sites, matched = self.spec, self.sites, self.matched
+        spec, sites = self.spec, self.sites
         entries = [
             self.entry(i, site)
             for i, site in enumerate(sites)
             if chosen is None or any(place.name in chosen for place in site.places)
         ]
-        for r, verdict in enumerate(matched.verdicts):
+        for r, verdict in enumerate(self.matched.verdicts):
             if verdict.matched or not verdict.rule.optional:  # a scheme's rule for layers that are not there is no concern
                 self.choice(r)
-        self.problems += [*self.heads.problems, *diagnosis.problems(spec, matched, sites, self.choices)]
-        if self.problems or self.grouped:
-            raise CompileError(dict.fromkeys([*self.problems, *self.regroup()]))
-        warnings = diagnosis.warnings(spec, matched, sites, self.choices, self.served) if chosen is None else []
+        self.problems += [*self.heads.problems, *diagnosis.problems(spec, self.matched, sites, self.choices)]
+        if problems := [*self.problems, *self.shared.problems()]:
+            raise CompileError(dict.fromkeys(problems))
+        warnings = diagnosis.warnings(spec, self.matched, sites, self.choices, self.served) if chosen is None else []
         warnings += [*self.heads.warnings, *self.heads.unused()] if chosen is None else []
         made = tuple([entry for entry in entries if entry is not None])
         return Plan(made, spec.seed or 0, tuple(warnings), spec.compat, spec.rng_device or "auto")
@@ -340,7 +318,7 @@ class _Compilation:
             sites = as_sites(about.targets)
             said = {target.name: activations.normalise(target.nonlinearity) for target in about.targets}
             feeds = {name: Feed({"name": f, **more}, "its target says so") for name, (f, more) in said.items()}
-            plan = _Compilation(spec, sites, _matched(spec, sites), self.model, feeds=feeds).plan()
+            plan = _Compilation(spec, sites, matched(spec, sites), self.model, feeds=feeds).plan()
         entries = [plan[target.name] for target in about.targets]
         return tuple(entry.law for entry in entries), tuple(entry.zero_row for entry in entries)
 
@@ -371,40 +349,11 @@ class _Compilation:
             text += f"; the rule {nulled[0]!r} is switched off"
         rule = f"'{self.spec.path('rules.' + site.role)}={{role: {site.role}, initializer: {_USUAL.get(site.role, 'zeros')}}}'"
         remedy = f"{self.spec.path('unmatched')}=keep leaves it as it is; or give it a rule, {rule}"
-        self.grouped.setdefault(("", "", source, text, remedy), []).append(site.label)
+        self.shared.add(site.label, text, remedy, source=source)
         return False
 
     def _add(self, path: str, text: str, site: Site, remedy: str | None, value: Any = None) -> None:
-        shown = "" if value is None else repr(value)
-        place = (self.spec.path(path), shown, self.spec.source(path) or "") if path else ("", shown, "")
-        key = (*place, text, remedy or "")
-        self.grouped.setdefault(key, []).append(site.label)
-
-    def regroup(self) -> list[Problem]:
-        """Problems that many parameters share, said once, with the first few names."""
-        said = []
-        own = self.spec.path("initializer")
-        told = {key[3:]: key for key in self.grouped if key[0] == own}
-        for key in list(self.grouped):
-            # What is wrong with the spec's own initializer is said once, not for each rule that is served by it.
-            if key[0] != own and (first := told.get(key[3:])):
-                self.grouped[first] += self.grouped.pop(key)
-        for (path, value, source, text, remedy), labels in self.grouped.items():
-            where, told_of = (path, f"{listed(labels)}: {text}") if path else (listed(labels), text)
-            said.append(Problem(told_of, where, value or None, source or None, remedy or None))
-        return said
-
-
-def _with_rules(spec: InitSpec, error: InitConfError) -> list[Problem]:
-    """Problems with patterns, with the paths of the rules that have them."""
-    said = []
-    for problem in error.problems:
-        rules = [
-            (name, key) for name, rule in spec.live_rules() for key in PATTERNS if repr(getattr(rule, key)) in problem.text
-        ]
-        path = f"rules.{rules[0][0]}.{rules[0][1]}" if rules else None
-        said.append(replace(problem, path=path and spec.path(path), source=path and spec.source(path)))
-    return said
+        self.shared.add(site.label, text, remedy, path, "" if value is None else repr(value))
 
 
 def _unwritable(site: Site) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from initconf import activations, expressions
@@ -16,6 +17,39 @@ Choices = Mapping[int | None, Choice | None]
 AUTO = ("auto", {"name": "auto"})
 KEPT = ("keep", "module_default")
 """Initializers that a spec names for what no rule claims, of which there may be nothing."""
+
+
+@dataclass
+class Shared:
+    """Problems that many parameters share, each of which is said once, with the first few names."""
+
+    spec: InitSpec
+    _labels: dict[tuple[str, ...], list[str]] = field(default_factory=dict)
+    """The parameters of each (path, value, source, text, remedy)."""
+
+    def add(
+        self, label: str, text: str, remedy: str | None, path: str = "", value: str = "", source: str | None = None
+    ) -> None:
+        """Take note of a problem of a parameter: at a path relative to the spec, or at none."""
+        address = (self.spec.path(path), value, self.spec.source(path) or "") if path else ("", value, source or "")
+        self._labels.setdefault((*address, text, remedy or ""), []).append(label)
+
+    def problems(self) -> list[Problem]:
+        own = self.spec.path("initializer")
+        told = {key[3:]: key for key in self._labels if key[0] == own}
+        for key in list(self._labels):
+            # What is wrong with the spec's own initializer is said once, not for each rule that is served by it.
+            if key[0] != own and (first := told.get(key[3:])):
+                self._labels[first] += self._labels.pop(key)
+        return [
+            Problem(
+                f"{listed(labels)}: {text}" if path else text,
+                path or listed(labels),
+                *(x or None for x in (value, source, remedy)),
+            )
+            for (path, value, source, text, remedy), labels in self._labels.items()
+        ]
+
 
 # --- without a model -------------------------------------------------------------------------------------------------------
 

@@ -68,6 +68,9 @@ def disguised(call: Call) -> Origin:
 
 
 def strange(call: Call) -> Origin:
+    """What a function without a rule makes: nobody knows, unless of the data, which are not ours to judge."""
+    if all(t.kind == "data" for t in call.moving):
+        return call.moving[0].through(call.name)
     lost = next((t for t in call.moving if t.kind == "unknown"), None)
     return lost or unknown(f"the function {call.name} on {call.moving[0].what}")
 
@@ -90,12 +93,12 @@ def _matrices(call: Call) -> Origin:
     """A product of matrices, of which one may be a weight, or the shares of an attention."""
     weights = [t for t in call.tensors if t.name is not None]
     others = [t for t in call.tensors if t.name is None]
-    if not call.moving:
-        return disguised(call)
-    if weights:
+    if weights and others:
         for weight in weights:
             call.feed(weight, joined(others))
         return linear("a linear map")
+    if not call.moving:
+        return disguised(call)
     if lost := next((t for t in call.moving if t.kind == "unknown"), None):
         return lost
     values = [t for t in call.moving if t.kind != "softmax"]

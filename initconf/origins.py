@@ -176,6 +176,8 @@ def added(tensors: Sequence[Origin], number: bool) -> Origin:
         return Origin.constant()
     if mystery := _unknown(moving):
         return mystery
+    if len(moving) > 1 and all(t.kind == "data" for t in moving):
+        return moving[0].through("a sum")
     if len(moving) > 1:
         # A sum of branches is no activation of anything; its second moment is the sum of theirs, whatever a gain does.
         return replace(linear("a sum", assumed=True), why=f"a sum of {listed(moving)}")
@@ -210,6 +212,8 @@ def multiplied(tensors: Sequence[Origin], number: float | None) -> Origin:
         return scaled(moving[0], f"{number:g}" if number is not None else "a number", number)
     if mystery := _unknown(moving):
         return mystery
+    if all(t.kind == "data" for t in moving):
+        return moving[0].through("a product")
     softmax, others = [t for t in moving if t.kind == "softmax"], [t for t in moving if t.kind != "softmax"]
     if softmax and len(others) == 1:
         return others[0].through("a product with a softmax")

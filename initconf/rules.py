@@ -6,7 +6,7 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache, lru_cache
 from typing import Any, NamedTuple
 
 from initconf import patterns
@@ -59,20 +59,38 @@ def match(rules: Sequence[tuple[str, Rule]], sites: Sequence[Site]) -> Match:
     by_ndim = _grouped(names, lambda i, place: len(sites[i].shape)) if any(rule.ndim is not None for _, rule in rules) else {}
     by_owner = _grouped(names, lambda i, place: place.owner) if any(rule.module for _, rule in rules) else {}
     by_inside = _grouped(names, lambda i, place: place.inside) if any(rule.inside for _, rule in rules) else {}
+
+    # Cached, and so one set for all rules that say the same: five hundred of a hundred thousand names would fill the memory.
+    @cache
+    def with_role(roles: tuple[str, ...]) -> set[int]:
+        return set().union(*(by_role.get(role, ()) for role in roles))
+
+    @cache
+    def owned(classes: tuple[str, ...]) -> set[int]:
+        return set().union(*(ns for owner, ns in by_owner.items() if is_a(owner, classes)))
+
+    @cache
+    def inside(classes: tuple[str, ...]) -> set[int]:
+        return set().union(*(ns for above, ns in by_inside.items() if any(is_a(a, classes) for a in above)))
+
+    @cache
+    def with_block(pattern: str) -> set[int]:
+        return {n for n, (i, _) in enumerate(names) if _blocks(pattern, sites[i])}
+
     verdicts, selected = [], []
     winners: list[list[int | None]] = [[None] * max(1, len(site.blocks)) for site in sites]
     for r, (name, rule) in enumerate(rules):
         held: dict[str, set[int]] = dict(by_pattern[r])
         if rule.role:
-            held["role"] = set().union(*(by_role.get(role, ()) for role in rule.role))
+            held["role"] = with_role(rule.role)
         if rule.ndim is not None:
             held["ndim"] = by_ndim.get(rule.ndim, set())
         if rule.module:
-            held["module"] = set().union(*(ns for owner, ns in by_owner.items() if is_a(owner, rule.module)))
+            held["module"] = owned(rule.module)
         if rule.inside:
-            held["inside"] = set().union(*(ns for above, ns in by_inside.items() if any(is_a(a, rule.inside) for a in above)))
+            held["inside"] = inside(rule.inside)
         if rule.block is not None:
-            held["block"] = {n for n, (i, _) in enumerate(names) if _blocks(rule.block, sites[i])}
+            held["block"] = with_block(rule.block)
         verdict = Verdict(name, rule, {names[n][0] for n in set.intersection(*held.values())})
         for i in verdict.matched:
             if rule.block is None:

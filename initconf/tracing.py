@@ -8,6 +8,7 @@ their origins, and when a weight meets an input in a linear map, the input's ori
 from __future__ import annotations
 
 import inspect
+import operator
 import re
 import sys
 import warnings
@@ -112,18 +113,26 @@ class Trace:
         self.origins: dict[int, Origin] = {}
         self.memory: dict[int, list[Tensor]] = {}
         """The tensors of each storage. They stay alive, so that no identity is used twice."""
+        self.hidden = 0
+        """Inside how many parametrisations the run is, which make a weight of other tensors."""
 
     def parameter(self, module: nn.Module, attribute: str) -> Origin:
         chain = parametrised(module).get(attribute)
-        name = self.names.get(id(module._parameters.get(attribute) if chain is None else identity(chain)))
+        return self._named(module._parameters.get(attribute)) if chain is None else self.computed(chain)
+
+    def computed(self, chain: ParametrizationList) -> Origin:
+        """Of a weight that is computed from others."""
+        return self._named(identity(chain))
+
+    def _named(self, tensor: Tensor | None) -> Origin:
+        name = self.names.get(id(tensor))
         return Origin.parameter(name) if name is not None else Origin.constant()
 
     def origin(self, value: Any) -> Any:
         """The origin of a tensor; of anything else the value itself, with the tensors inside it replaced."""
         if isinstance(value, Tensor):
-            if (name := self.names.get(id(value))) is not None:
-                return Origin.parameter(name)
-            return self.origins.get(id(value), Origin.constant())
+            named = self._named(value)
+            return named if named.name is not None else self.origins.get(id(value), named)
         if isinstance(value, (list, tuple)):
             return tuple(map(self.origin, value)) if isinstance(value, tuple) else list(map(self.origin, value))
         return value
@@ -207,13 +216,17 @@ def _run(model: nn.Module, names: Mapping[int, str], example: Any) -> dict[str, 
             before = _versions([args, kwargs])
             result = func(*args, **kwargs)
             written = [t for t, version in before if t._version != version]
-            found.call(getattr(func, "__name__", str(func)), args, kwargs, result, written)
+            if not found.hidden:
+                found.call(getattr(func, "__name__", str(func)), args, kwargs, result, written)
             return result
+
+    def before(module: nn.Module, args: Any) -> None:
+        found.hidden += isinstance(module, ParametrizationList)
 
     def after(module: nn.Module, args: Any, kwargs: Any, result: Any) -> None:
         if isinstance(module, ParametrizationList):
-            name = names.get(id(identity(module)))
-            found.mark(result, Origin.parameter(name) if name is not None else Origin.constant())
+            found.hidden -= 1
+            found.mark(result, found.computed(module))
             return
         inputs = [*map(found.origin, _tensors([args, kwargs]))]
         for tensor in _tensors(result):
@@ -226,6 +239,7 @@ def _run(model: nn.Module, names: Mapping[int, str], example: Any) -> dict[str, 
                 found.mark(first, now)
 
     hooks = [module.register_forward_hook(after, with_kwargs=True) for module in model.modules()]
+    hooks += [module.register_forward_pre_hook(before) for module in model.modules()]
     try:
         with Watch():
             model(*args, **kwargs)
@@ -259,7 +273,25 @@ def _symbolic(model: nn.Module, names: Mapping[int, str]) -> dict[str, Feed]:
     left: dict[Any, list[tuple[nn.Module, Any]]] = {}
     """The modules that give a node, innermost first, with their inputs."""
 
+    class Written(torch.fx.Proxy):
+        """What x += y writes to is still x by its other names."""
+
+        def __iadd__(self, other: Any) -> Any:
+            return self.tracer.create_proxy("call_function", operator.iadd, (self, other), {})
+
+        def __isub__(self, other: Any) -> Any:
+            return self.tracer.create_proxy("call_function", operator.isub, (self, other), {})
+
+        def __imul__(self, other: Any) -> Any:
+            return self.tracer.create_proxy("call_function", operator.imul, (self, other), {})
+
+        def __itruediv__(self, other: Any) -> Any:
+            return self.tracer.create_proxy("call_function", operator.itruediv, (self, other), {})
+
     class Through(torch.fx.Tracer):
+        def proxy(self, node: torch.fx.Node) -> torch.fx.Proxy:
+            return Written(node, self)
+
         def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
             return isinstance(m, _LEAVES) or (m.__module__.startswith("torch.nn") and normalises(m))
 
@@ -322,8 +354,7 @@ def _leaf(found: Trace, module: nn.Module, args: list[Any], kwargs: dict[str, An
     """What a module that was not looked into makes of its inputs."""
     given = (*args, *kwargs.values())
     if isinstance(module, ParametrizationList):
-        name = found.names.get(id(identity(module)))
-        return Origin.parameter(name) if name is not None else Origin.constant()
+        return found.computed(module)
     if isinstance(module, nn.RNNBase):
         flat = [found.parameter(module, name) for name in module._flat_weights_names]
         said = (given[0], None, flat, module.bias, module.num_layers, 0.0, False, module.bidirectional)
@@ -341,7 +372,7 @@ def _leaf(found: Trace, module: nn.Module, args: list[Any], kwargs: dict[str, An
 
 
 def _target(node: Any) -> Any:
-    """The node that a call writes to: by x.relu_(), relu(x, inplace=True), f(x, out=y); None where its result is new."""
+    """The node that a call writes to: by x.relu_(), relu(x, inplace=True), f(x, out=y), x += y; None if its result is new."""
     name = node.target if isinstance(node.target, str) else getattr(node.target, "__name__", "")
     said = dict(node.kwargs)
     if not isinstance(node.target, str):
@@ -349,4 +380,5 @@ def _target(node: Any) -> Any:
             said = inspect.signature(node.target).bind(*node.args, **node.kwargs).arguments
     if isinstance(said.get("out"), torch.fx.Node):
         return said["out"]
-    return node.args[0] if node.args and (said.get("inplace") is True or re.fullmatch(r"[a-z]\w*[a-z0-9]_", name)) else None
+    writes = said.get("inplace") is True or re.fullmatch(r"[a-z]\w*[a-z0-9]_|i(add|sub|mul|truediv)", name) is not None
+    return node.args[0] if node.args and writes else None

@@ -688,6 +688,7 @@ NET = "--model cli_nets:ready"
 CODES = {
     "plan": (f"{NET} init=he", f"{NET} init=hee", "init=he"),
     "explain": (f"emb.weight {NET} init=he", f"emb.wieght {NET} init=he", f"{NET} init=he"),
+    "targets": (f"{NET} init=he init.targets.main={{shapes:[[3,4],[3]]}}", f"{NET} init=he", "init=he"),
     "diff": (f"he he {NET}", f"he glorot {NET}", f"he {NET}"),
     "check": ("init=he", "init=hee", ""),
     "verify": ("--plan plan.json --checkpoint right.pt", "--plan plan.json --checkpoint wrong.pt", "--plan plan.json"),
@@ -803,8 +804,8 @@ def test_tables_fit_the_terminal(words: str, width: int, terminal: Any) -> None:
     assert [line for line in tables if len(line) > width and " parameters" not in line] == []
 
 
-@pytest.mark.parametrize("width", [30, 60, 80, 200])
-@pytest.mark.parametrize("words", ["init=he", "init=gpt2", "--config-dir conf --config-name config gain=${seed}"])
+@pytest.mark.parametrize("width", [30, 80, 200])
+@pytest.mark.parametrize("words", ["init=gpt2", "--config-dir conf --config-name config gain=${seed}"])
 def test_composed_schemes_fit_the_terminal(words: str, width: int, terminal: Any, run: Any) -> None:
     plain = run("show", *words.split()).out
     shown = terminal(width, "show", *words.split())
@@ -813,7 +814,7 @@ def test_composed_schemes_fit_the_terminal(words: str, width: int, terminal: Any
     # What is to be copied is not broken: only a pattern that is longer alone, or a source, goes on in the next line.
     long = [line for line in shown.splitlines() if len(line) > width]
     assert [line for line in long if "  #" in line.strip() and not line.lstrip().startswith("#")] == []
-    if width == 200 and words == "init=he":
+    if width == 200 and words != "init=gpt2":
         assert shown.count("\n") == plain.count("\n")
 
 

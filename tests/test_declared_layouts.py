@@ -223,7 +223,10 @@ WRONG = [
         {"a": {"match": "qkv", "axes": {"out": "x"}}},
         "init.layouts.a.axes: an axis is an integer, or a list of integers\n  -> write {out: 0, in: [1, 2]}",
     ),
-    ({"a": {"match": "qkv", "groups": 0}}, "init.layouts.a.groups = 0: not a positive integer\n  -> write an integer, such as 2"),
+    (
+        {"a": {"match": "qkv", "groups": 0}},
+        "init.layouts.a.groups = 0: not a positive integer\n  -> write an integer, such as 2",
+    ),
     (
         {"a": {"match": "qkv", "blocks": {"names": ["q", "q"]}}},
         "init.layouts.a.blocks: two blocks have the same name\n  -> give each its own",
@@ -277,7 +280,10 @@ WRONG = [
         {"a": {"match": "qkv", "transposed": True, "groups": 5}},
         "init.layouts.a.groups: qkv: 5 groups do not divide 16, the size of the in axes",
     ),
-    ({"a": {"match": "qkv", "stride": 0.5}}, "init.layouts.a.stride = 0.5: not a positive integer\n  -> write an integer, such as 2"),
+    (
+        {"a": {"match": "qkv", "stride": 0.5}},
+        "init.layouts.a.stride = 0.5: not a positive integer\n  -> write an integer, such as 2",
+    ),
     ({"a": {"match": "table", "zero_row": 9}}, "init.layouts.a.zero_row: table: the shape (7, 4) has no row 9"),
     ({"a": {"match": "table", "zero_row": -8}}, "init.layouts.a.zero_row: table: the shape (7, 4) has no row -8"),
     (

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 import initconf
+from initconf.lab.hypernet import Hypernet
 from initconf.lab.models import GPT, MLP, ResNet
 from initconf.laws import Constant, ModuleDefault, Normal, Orthogonal, TruncatedNormal, Uniform
 
@@ -26,6 +27,7 @@ FRAMEWORKS = "alf flax haiku keras lingvo returnn_tf returnn_theano tensor2tenso
 DEPTH = "deepnorm fixup gpt2 megatron mitchell neox tfixup".split()
 OTHERS = "glorot he lecun orthogonal".split()
 SCHEMES = sorted(FRAMEWORKS + DEPTH + OTHERS)
+HYPER = "bias_hyperinit chunked_hyperfan hyperfan".split()  # for hypernetworks alone
 PARTS = "layer_scale lora mamba rezero zero_gamma".split()
 
 CUT2 = 0.87962566103423978  # the std of a unit normal cut off at two sigma
@@ -182,7 +184,7 @@ def test_other_rule_files_may_be_chosen_under_every_scheme(scheme: str) -> None:
 
 
 def test_the_schemes_are_those_that_are_tested() -> None:
-    assert initconf.loading.schemes() == SCHEMES
+    assert initconf.loading.schemes() == sorted(SCHEMES + HYPER)
     rules = set(initconf.loading.rule_files())
     assert rules == {*PARTS, "biases", "embeddings", "head", "none", "norms", "roles"}
 
@@ -196,7 +198,7 @@ USED = [
 
 
 def test_every_scheme_says_its_use() -> None:
-    assert {name for name, _ in USED} >= {*(f"{s}.yaml" for s in SCHEMES), *(f"rules/{p}.yaml" for p in PARTS)}
+    assert {name for name, _ in USED} >= {*(f"{s}.yaml" for s in SCHEMES + HYPER), *(f"rules/{p}.yaml" for p in PARTS)}
 
 
 @pytest.mark.parametrize(("name", "line"), USED)
@@ -204,7 +206,61 @@ def test_the_use_of_a_scheme_works(name: str, line: str) -> None:
     scheme, *overrides = shlex.split(line)
     spec = load(scheme.removeprefix("init="), *overrides)
     model = Everything() if "kernel" in line or "embedding" in line else MLP(12, 5)
+    if name.removesuffix(".yaml") in HYPER:
+        model = hypernet(name.removesuffix(".yaml"))
     initconf.initialize(model, spec).verify()
+
+
+# --- hypernetworks ---------------------------------------------------------------------------------------------------
+
+
+def hypernet(scheme: str) -> Hypernet:
+    """Its main network has 13-16-16-5 features; 4 tasks, hidden layers of 32, embeddings of 8."""
+    return Hypernet(14, 5, num_tasks=4, width=16, depth=2, chunk_size=100 if scheme == "chunked_hyperfan" else None)
+
+
+def test_hyperfan() -> None:
+    plan = initconf.compile(hypernet("hyperfan"), load("hyperfan"))
+    check(plan["task_emb.weight"], N(1))
+    check(plan["body.0.weight"], N((2 / 8) ** 0.5))
+    sizes = {"body.0": 13, "body.2": 16, "head": 16}
+    expected = {f"{name}.weight": N((1 / fan_in / 32) ** 0.5) for name, fan_in in sizes.items()}
+    expected |= {f"{name}.bias": N((1 / 32) ** 0.5) for name in sizes}
+    assert {block.block for block in plan["head.weight"].blocks} == expected.keys()
+    for block in plan["head.weight"].blocks:
+        check(block, expected[block.block or ""])
+    for block in plan["head.bias"].blocks:
+        check(block, C(0))
+
+
+def test_bias_hyperinit_generates_one_network_for_all_tasks() -> None:
+    model = hypernet("bias_hyperinit")
+    plan = initconf.initialize(model, load("bias_hyperinit"), seed=3).verify().plan
+    own = initconf.compile(model.main, load("he"))
+    for block in plan["head.bias"].blocks:
+        assert block.law == own[block.block or ""].law
+    weights = model.generate()
+    assert all(torch.equal(w[0], w[3]) for w in weights.values())
+    assert float(weights["body.2.weight"].detach().std()) == pytest.approx((2 / 16) ** 0.5, rel=0.15)
+
+
+def test_chunked_hyperfan() -> None:
+    plan = initconf.compile(hypernet("chunked_hyperfan"), load("chunked_hyperfan"))
+    check(plan["head.weight"], N((1 / 32) ** 0.5))
+    check(plan["head.bias"], C(0))
+    # The last chunk is the smallest: 76 values of the last weight, 5 of its bias, and 19 that are not used.
+    smallest = (76 * 2 / 16 + 24 / (3 * 16)) / 100
+    check(plan["task_emb.weight"], N(smallest**0.5))
+    blocks = plan["chunk_emb.weight"].blocks
+    assert [block.block for block in blocks] == ["0-1", "2", "3", "4", "5"]
+    check(blocks[0], N((2 * 2 / 13 - smallest) ** 0.5))
+    check(blocks[-1], N(smallest**0.5))
+
+
+@pytest.mark.parametrize("scheme", HYPER)
+def test_a_model_that_is_no_hypernetwork_is_refused(scheme: str) -> None:
+    with pytest.raises(initconf.CompileError, match="the model has no 'main'"):
+        initconf.compile(MLP(12, 5), load(scheme))
 
 
 # --- gains bend them -------------------------------------------------------------------------------------------------

@@ -450,6 +450,7 @@ element = st.one_of(*ELEMENTS.values())
 ALL = {
     **ELEMENTS,
     **OTHERS,
+    "Flat": st.builds(laws.Flat, element, shapes, st.none() | st.integers(0, 4)),
     "Blocks": st.lists(st.tuples(names, st.integers(0, 9), element), max_size=3).map(
         lambda rows: Blocks(0, *(tuple(row[i] for row in rows) for i in range(3)))
     ),

@@ -260,16 +260,6 @@ def test_examples_in_yaml_are_of_the_form_that_is_asked_for() -> None:
         initconf.load({"defaults": ["he"], **(said if "layouts" in said else {"rules": said})})
 
 
-@pytest.mark.usefixtures("application")
-def test_what_is_not_there_yet_is_refused() -> None:
-    asked = {"targets": {"main": {}}, "rng_device": "auto"}
-    said = README.split("does not do yet")[1].split("\n## ")[0]
-    for bullet in re.findall(r"^- `(.*?)`", said, flags=re.MULTILINE):
-        key = bullet.split(":")[0]
-        with pytest.raises(initconf.CompileError, match=f"{key}.* does not know how to do that yet"):
-            initconf.compile(import_module("model").Net(), {"defaults": ["he"], key: asked[key]})
-
-
 def test_make_targets_extras_and_files_exist() -> None:
     targets = re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE)
     named = [command.split()[1] for script in SCRIPTS for command in commands(script) if command.startswith("make ")]

@@ -4,7 +4,7 @@ What the schemes of the frameworks must give, number by number, stands in test_f
 """
 
 import json
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -15,12 +15,21 @@ from hydra import compose, initialize_config_module
 
 import initconf
 from initconf.composing import _HYDRA
+from initconf.lab.hypernet import Hypernet
 from initconf.laws import Keep, ModuleDefault
 from initconf.loading import rule_files, schemes
 from initconf.spec import ROLES, Rule
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SCHEMES, RULE_FILES = schemes(), rule_files()
+
+
+def hypernet(chunk_size: int | None = None) -> Hypernet:
+    return Hypernet(5, 3, num_tasks=3, width=8, depth=1, chunk_size=chunk_size)
+
+
+HYPER = {"hyperfan": hypernet, "bias_hyperinit": hypernet, "chunked_hyperfan": partial(hypernet, 40)}
+"""Schemes for hypernetworks alone, and one that each serves."""
 
 
 @cache
@@ -107,7 +116,7 @@ def test_a_spec_survives_json() -> None:
 def test_on_meta_as_in_memory(scheme: str) -> None:
     """Plans are equal, values equal to the bit, and verified; nothing but the parameters is touched."""
     spec = load(scheme).model_copy(update={"seed": 3})
-    for name, make in ZOO.items():
+    for name, make in ({scheme: HYPER[scheme]} if scheme in HYPER else ZOO).items():
         with torch.device("meta"):
             unmade = make()
         made = make()
@@ -132,5 +141,5 @@ def test_on_meta_as_in_memory(scheme: str) -> None:
 
 def test_every_law_has_its_numbers() -> None:
     for scheme in SCHEMES:
-        for entry in initconf.compile(mlp(), load(scheme)).leaves():
+        for entry in initconf.compile(HYPER.get(scheme, mlp)(), load(scheme)).leaves():
             assert (entry.std is None) == isinstance(entry.law, ModuleDefault)

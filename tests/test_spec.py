@@ -258,6 +258,21 @@ values = st.recursive(
 )
 
 
+shapes = st.lists(st.integers(1, 9), max_size=3)
+targets = st.none() | st.one_of(
+    st.fixed_dictionaries({"module": st.just("net.0")}, optional={"nonlinearity": st.none() | st.just("tanh")}),
+    st.fixed_dictionaries({"shapes": st.lists(shapes, min_size=1, max_size=2)}, optional={"order": st.just(["0.weight"])}),
+    st.lists(
+        st.fixed_dictionaries(
+            {"name": st.sampled_from("wb"), "kind": st.sampled_from(["weight", "bias", "scalar"]), "shape": shapes},
+            optional={"layer": st.none() | st.integers() | st.just("l"), "var": st.floats(0, 9), "fan_in": st.integers(1, 9)},
+        ),
+        min_size=1,
+        max_size=2,
+    ),
+)
+
+
 @settings(max_examples=30)
 @given(
     st.fixed_dictionaries(
@@ -270,7 +285,7 @@ values = st.recursive(
             "rules": st.dictionaries(
                 st.from_regex("[a-z]{1,3}", fullmatch=True), st.none() | st.just({"glob": "*.w", "expect": [1, 2]}), max_size=3
             ),
-            "targets": st.dictionaries(st.sampled_from("abc"), values),
+            "targets": st.dictionaries(st.sampled_from("abc"), targets),
         },
     )
 )

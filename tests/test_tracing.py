@@ -228,6 +228,16 @@ def test_views_and_parts_that_are_written(function, expected, assumed):
     assert feeds(Function(function), torch.randn(3, 4))["b.weight"] == (expected, assumed)
 
 
+@pytest.mark.parametrize("example", [None, torch.randn(3, 4)], ids=["symbolic", "example"])
+def test_a_sum_under_two_names(example):
+    def summed(x):
+        y = other = F.relu(x)
+        other += x
+        return y
+
+    assert trace(Function(summed), example)["b.weight"].reason == "a sum of relu and a linear map"
+
+
 def test_a_view_that_is_written_symbolically_is_not_guessed_at():
     feed = trace(Function(lambda x: (x.view(-1, 4).relu_(), x)[1]))["b.weight"]
     assert (feed.nonlinearity, feed.reason) == (None, "a tensor that relu_ writes to by another name")
@@ -415,12 +425,25 @@ def weight_norm(**sizes):
     return nn.utils.parametrizations.weight_norm(nn.Linear(4, 4))
 
 
+class Table(nn.Module):
+    """A weight that a fixed table meets, and the data only thereafter."""
+
+    def __init__(self):
+        super().__init__()
+        self.positions = nn.Parameter(torch.zeros(4, 4))
+        self.register_buffer("table", torch.zeros(3, 4))
+
+    def forward(self, x):
+        return x.relu() @ (self.table @ self.positions).t()
+
+
 GUISES = [
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), weight_norm(), nn.GELU(), weight_norm()), ["relu", "gelu"]),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))), ["relu"]),
     (lambda: nn.Sequential(nn.Linear(4, 4), nn.Tanh(), Standardised(4, 4)), ["tanh"]),
     (Experts, ["linear", "silu"]),
     (Learned, ["linear"]),
+    (Table, ["linear"]),
 ]
 
 
@@ -470,6 +493,30 @@ def test_a_model_is_left_as_it_was(example):
     assert not hasattr(model, "hidden")
     assert [module.training for module in model.modules()] == [True, True, False]
     assert not any(module._forward_hooks for module in model.modules())
+
+
+class Prepared(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.Linear(4, 4)
+
+    def forward(self, x):
+        return self.a((x - x.mean()) / x.std()) + self.b(2 * x - 1)
+
+
+@pytest.mark.parametrize("example", [None, torch.randn(3, 4)], ids=["symbolic", "example"])
+def test_what_is_made_of_the_data_alone_is_data(example):
+    found = trace(Prepared(), example)
+    assert [(found[name].nonlinearity, found[name].reason) for name in ("a.weight", "b.weight")] == [
+        ("linear", "the model's input, through div"),
+        ("linear", "the model's input"),
+    ]
+    assert (found["a.weight"].assumed, found["b.weight"].assumed) == (True, False)
+
+
+def test_a_model_that_cannot_be_surveyed_is_not_run():
+    with pytest.raises(initconf.CompileError, match="lazy"):
+        trace(nn.Sequential(nn.LazyLinear(2)), torch.randn(3, 4))
 
 
 def test_what_is_left_out_of_an_example_is_left_out():

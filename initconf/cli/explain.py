@@ -29,10 +29,10 @@ from initconf.cli.verdicts import verdicts
 from initconf.compiler import compile_one
 from initconf.errors import CompileError, InitConfError, Problem, listed, near
 from initconf.layouts import Multilinear
-from initconf.plan import Entry
+from initconf.plan import Entry, Plan
 from initconf.registry import MISSING
 from initconf.rules import match
-from initconf.sites import Site
+from initconf.sites import Site, twin
 from initconf.spec import InitSpec
 
 _LABEL = re.compile(r"(?P<name>[^\[\]]+)(\[(?P<block>[^\[\]]+)\])?")
@@ -61,8 +61,8 @@ def explain(args: Namespace) -> Answer:
         matched = match(list(spec.live_rules()), sites)
     except InitConfError as error:
         raise failed or error from None  # `compile` has said it with its address
-    i, block = _find(names[0], sites)
-    rules = verdicts(matched, i, sites[i], block)
+    i, block = _find(names[0], _with_generated(sites, plan))
+    rules = verdicts(matched, i, sites[i], block if sites[i].blocks else None)
     rules += [(name, "switched off") for name, rule in spec.rules.items() if rule is None]
     entry: Entry | None
     if plan is not None:
@@ -70,12 +70,30 @@ def explain(args: Namespace) -> Answer:
     else:
         entry, found = compile_one(model, spec, sites, matched, i, example)
         problems, warnings = with_words(args, model, example, found) or [_elsewhere(failed)], []
+    sites = _with_generated(sites, plan)
     data = _all_facts(sites[i], block, sites, entry, spec)
     data["rules"] = [_rule(name, verdict, spec) for name, verdict in rules]
     labels = {sites[i].name, *(part.label for part in sites[i].blocks if block in (None, part.block))}
     data["declare"] = [guess.override for guess in guesses(model, spec, sites, plan) if labels & {*guess.parameters}]
     data["problems"] = [asdict(problem) for problem in problems]
     return Answer(data, _text(data, block), warnings, problems=problems)
+
+
+def _with_generated(sites: list[Site], plan: Plan | None) -> list[Site]:
+    """The sites, in which the output layers of a hypernetwork have a block for each tensor that they generate."""
+    blocks = {entry.name: entry.blocks for entry in plan or ()}
+    return [
+        site
+        if site.blocks
+        else twin(
+            site,
+            blocks=tuple(
+                twin(site, block=part.block, shape=part.shape, start=part.start, layout=twin(site.layout, block_axis=part.axis))
+                for part in blocks.get(site.name, ())
+            ),
+        )
+        for site in sites
+    ]
 
 
 def _rule(name: str, verdict: str, spec: InitSpec) -> Facts:

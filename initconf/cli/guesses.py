@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from initconf import layouts
 from initconf.choices import choose
 from initconf.cli.catalogue import as_yaml
 from initconf.errors import Problem, listed
+from initconf.heads import described, names
+from initconf.hyper.heads import TARGET
+from initconf.hyper.targets import Target
 from initconf.owners import Found, parameters
 from initconf.plan import Entry, Plan
 from initconf.sites import HAS_NO_FANS, Layout, Place, Site, is_a
@@ -38,9 +41,11 @@ class Guess:
 
 
 def guesses(model: nn.Module, spec: InitSpec, sites: list[Site], plan: Plan | None) -> list[Guess]:
-    """Everything that was guessed: roles and layouts of the sites, and of a plan the activations of `nonlinearity: auto`."""
+    """Everything that was guessed: roles and layouts of the sites, and of a plan the activations of `nonlinearity: auto`, and
+    what a hypernetwork generates."""
     taken = {*spec.layouts, *spec.rules}
-    return [*_of_layouts(model, spec, sites, taken), *(_of_activations(spec, plan, taken) if plan is not None else ())]
+    of_plan = () if plan is None else (*_of_activations(spec, plan, taken), *_of_targets(model, spec, plan))
+    return [*_of_layouts(model, spec, sites, taken), *of_plan]
 
 
 def _guess(spec: InitSpec, labels: list[str], text: str, kind: str, said: dict[str, Any], or_else: str = "") -> Guess:
@@ -49,7 +54,7 @@ def _guess(spec: InitSpec, labels: list[str], text: str, kind: str, said: dict[s
         for name, body in said.items()
         for path, value in (
             [(f"{kind}.{name}.{key}", v) for key, v in body.items()]
-            if name in getattr(spec, kind)
+            if name in getattr(spec, kind) and isinstance(body, Mapping)
             else [(f"{kind}.{name}", body)]
         )
     ]
@@ -220,3 +225,49 @@ def _as_before(spec: InitSpec, rule_name: str | None, nonlinearity: Any) -> dict
         settings["initializer"] = {k: v for k, v in settings["initializer"].items() if k != "nonlinearity"}
     priority = {"priority": rule.priority} if rule is not None and rule.priority else {}
     return settings | {"nonlinearity": nonlinearity} | priority
+
+
+# --- what a hypernetwork generates -----------------------------------------------------------------------------------------
+
+
+def _of_targets(model: nn.Module, spec: InitSpec, plan: Plan) -> Iterator[Guess]:
+    there = names(spec)
+    of_targets: dict[str, list[Entry]] = {}
+    of_moments: dict[str, list[Entry]] = {}
+    for leaf in plan.leaves():
+        if any(word.startswith(TARGET) for word in leaf.assumed):
+            name = choose(spec, leaf.rule).arguments.get("targets", there[0] if there else "")
+            of_targets.setdefault(name, []).append(leaf)
+        if "input_second_moment" in leaf.assumed and leaf.rule is not None:
+            of_moments.setdefault(leaf.rule, []).append(leaf)
+    for name, leaves in of_targets.items():
+        if name not in there:  # what Python gave cannot be declared here
+            continue
+        words = {word.removeprefix(TARGET) for leaf in leaves for word in leaf.assumed if word.startswith(TARGET)}
+        targets = described(spec, model, name).targets
+        said = spec.targets[name]
+        assert said is not None
+        body: Any = [_as_declared(target) for target in targets]
+        if words == {"nonlinearity"} and said.tensors is None:
+            body = {"nonlinearity": "relu"}
+        elif said.model_fields_set != {"tensors"}:  # a mapping, over which no list can be laid
+            body = {key: None for key in ("module", "shapes") if getattr(said, key) is not None} | {"tensors": body}
+        text = f"{', '.join(sorted(words))} of what is generated ({name}) {'is' if len(words) == 1 else 'are'} a guess"
+        yield _guess(spec, [leaf.label for leaf in leaves], text, "targets", {name: body})
+    for rule, leaves in of_moments.items():
+        settings = spec.rules[rule].settings()["initializer"]  # type: ignore[union-attr]
+        own = {"name": settings} if isinstance(settings, str) else dict(settings)
+        text = "input_second_moment 1.0 is a guess: nothing says how large what enters the output layer is"
+        yield _guess(
+            spec, [leaf.label for leaf in leaves], text, "rules", {rule: {"initializer": {**own, "input_second_moment": 1.0}}}
+        )
+
+
+def _as_declared(target: Target) -> dict[str, Any]:
+    """What a list of targets says of one."""
+    given = {f.name: getattr(target, f.name) for f in fields(target) if f.name != "assumed"}
+    if target.kind not in ("weight", "bias"):
+        del given["nonlinearity"]
+    if target.kind == "scalar" and target.mean is None:
+        given["mean"] = 0.0
+    return {key: list(value) if key == "shape" else value for key, value in given.items() if value is not None}

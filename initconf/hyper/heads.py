@@ -24,6 +24,8 @@ Inputs = list[Annotated[list[Annotated[float, Field(ge=0, allow_inf_nan=False)]]
 SecondMoment = Moment | Literal["measured"] | Inputs
 Part = Literal["weight", "bias", "base"]
 MEASURED = "measured"
+TARGET = "target "
+"""Stands in front of what is assumed of a target, among what is assumed of the rows that generate it."""
 _ADD_UP = "let the rule match the output layers alone, and let `order` name the targets as they are generated"
 
 
@@ -172,7 +174,7 @@ def _blocks(of: Generated, one: _Held, span: range, biased: set[int]) -> list[Si
                 block_axis=axis,
                 block_names=(),
                 block_sizes=(),
-                assumed=(*site.layout.assumed, *(f"target {word}" for word in target.assumed)),
+                assumed=(*site.layout.assumed, *(f"{TARGET}{word}" for word in target.assumed)),
             ),
             "target": Rows(of, i, one.part, i in biased),
             "alike": 0,

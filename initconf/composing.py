@@ -9,11 +9,14 @@ from typing import Any
 
 import hydra
 from hydra import initialize_config_dir, initialize_config_module
+from hydra._internal.config_repository import CachingConfigRepository
+from hydra._internal.defaults_list import create_defaults_list
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override
 from hydra.core.singleton import Singleton
 from hydra.version import VersionBase
+from omegaconf import DictConfig, OmegaConf
 
 from initconf.errors import Problem, SpecError
 from initconf.limits import LOCK, checked_files
@@ -36,7 +39,14 @@ def hydra_of_our_own(config_dir: str | Path | None = None) -> Iterator[Any]:
         kept = {kind: Singleton._instances.pop(kind, None) for kind in (GlobalHydra, VersionBase)}
         try:
             with checked_files(), _initialized(config_dir):
-                yield GlobalHydra.instance().config_loader()
+                loader: Any = GlobalHydra.instance().config_loader()
+                path = loader.get_search_path()
+                if all(item.path != f"pkg://{SHIPPED}" for item in path.get_path()):  # without the plugin
+                    schema = path.get_path().pop()
+                    path.append("initconf", f"pkg://{SHIPPED}")
+                    path.get_path().append(schema)
+                    loader.repository.initialize_sources(path)
+                yield loader
         finally:
             for kind, instance in kept.items():
                 Singleton._instances.pop(kind, None)
@@ -51,6 +61,22 @@ def _initialized(config_dir: str | Path | None) -> Any:
     if not folder.is_dir():
         raise SpecError(Problem("there is no such directory", "--config-dir", repr(str(config_dir))))
     return initialize_config_dir(str(folder), **_HYDRA)
+
+
+def composed(loader: Any, overrides: list[str]) -> tuple[DictConfig, list[Any], Any]:
+    """What Hydra composes of overrides, the defaults list that it made, and the repository in which it found the files.
+
+    As `hydra.compose` does, but without Hydra's own configuration, which is most of its work and no part of a spec.
+    """
+    repository = CachingConfigRepository(loader.repository)
+    parsed = OverridesParser.create().parse_overrides(overrides)
+    chosen = create_defaults_list(
+        repo=repository, config_name=None, overrides_list=parsed, prepend_hydra=False, skip_missing=False
+    )
+    config = loader._compose_config_from_defaults_list(defaults=chosen.defaults, repo=repository)
+    OmegaConf.set_struct(config, True)
+    loader._apply_overrides_to_config(chosen.config_overrides, config)
+    return config, chosen.defaults, repository
 
 
 def absolute(override: Any) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Collection, Mapping
 from typing import Any
 
@@ -55,7 +56,12 @@ def second_moments(model: nn.Module, names: Collection[str], conditions: Any, se
     if names and not heard.sums:
         text = f"no linear map uses {listed(sorted(names))} while the model runs on the conditions"
         raise CompileError(Problem(text, "conditions", remedy="say input_second_moment as a number"))
-    return {name: total / count for name, (total, count) in heard.sums.items()}
+    moments = {name: total / count for name, (total, count) in heard.sums.items()}
+    if wrong := {name: moment for name, moment in moments.items() if not (math.isfinite(moment) and moment)}:
+        text = f"E[h^2] of what enters {listed(wrong)} is {next(iter(wrong.values())):g} on the conditions"
+        remedy = "give others; where hidden units are all inactive, another seed or a wider layer"
+        raise CompileError(Problem(text, "conditions", remedy=remedy))
+    return moments
 
 
 class _Heard(TorchFunctionMode):

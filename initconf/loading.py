@@ -13,10 +13,10 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf
 
-from initconf.composing import SHIPPED, absolute, check_groups, hydra_of_our_own, parse
+from initconf.composing import absolute, check_groups, composed, hydra_of_our_own, parse
 from initconf.errors import Problem, SpecError, did_you_mean
 from initconf.limits import resolvers_of_schemes
-from initconf.provenance import PYTHON, Sources, collect, find
+from initconf.provenance import PYTHON, Sources, collect, find, gathered
 from initconf.provenance import label as place_of
 from initconf.reading import OUTSIDE, leads_out, plain, read
 from initconf.reading import parse as parse_text
@@ -46,7 +46,7 @@ def load(
     >>> load("he", overrides=["gain=0.5"]).gain
     0.5
     """
-    typed = [overrides] if isinstance(overrides, str) else [] if overrides is None else overrides
+    typed: Any = [overrides] if isinstance(overrides, str) else overrides
     if not isinstance(typed, Sequence):
         raise SpecError(Problem(f"overrides are a list of strings, not a {type(overrides).__name__}"))
     lines = _together(absolute, typed)
@@ -218,8 +218,7 @@ def _composed(
         lines = [line for line in lines if line not in chosen]
     with hydra_of_our_own(config_dir) as loader, resolvers_of_schemes():
         store, name = ConfigStore.instance(), source if isinstance(source, str) else OWN
-        extra = [f"hydra.searchpath=[pkg://{SHIPPED}]"] if config_dir is not None else []
-        typed = [f"+init={name}", *extra, *lines]
+        typed = [f"+init={name}", *lines]
         try:
             if isinstance(source, str):
                 if source not in (known := loader.get_group_options("init")):
@@ -230,8 +229,9 @@ def _composed(
                 at_hand = Sources([(place[0], ("init",), place[1])] if place else [], base=base)
                 store.store(group="init", name=name, node=created(body, source, at_hand))
             check_groups(lines, loader)
-            node = compose(overrides=typed).get("init")
-            sources = collect(loader, None, typed, ("init",), own)
+            config, defaults, repository = composed(loader, typed)
+            sources = gathered(defaults, repository, typed, ("init",), own)
+            node = config.get("init")
             data = OmegaConf.to_container(node, resolve=False) if isinstance(node, DictConfig) else None
         except SpecError:
             raise

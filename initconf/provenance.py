@@ -155,12 +155,27 @@ def collect(
 
     Hydra has no public way to ask this: should its internals move, keys lose their addresses and nothing else.
     """
-    sources = Sources(prefix=prefix, overrides=[o for o in overrides if not _selects_group(o)])
     try:
         repository = CachingConfigRepository(loader.repository)
         # The configuration may name further directories itself, in `hydra.searchpath`.
         loader._process_config_searchpath(config_name, OverridesParser.create().parse_overrides(overrides), repository)
-        for default in loader.compute_defaults_list(config_name, overrides, RunMode.RUN).defaults:
+        defaults = loader.compute_defaults_list(config_name, overrides, RunMode.RUN).defaults
+    except Exception:  # noqa: BLE001 - the boundary to Hydra's internals; addresses are a service, not a condition
+        return Sources(prefix=prefix, overrides=[o for o in overrides if not _selects_group(o)])
+    return gathered(defaults, repository, overrides, prefix, own)
+
+
+def gathered(
+    defaults: Sequence[Any],
+    repository: Any,
+    overrides: list[str],
+    prefix: tuple[str, ...],
+    own: Mapping[str, tuple[str, str | Mapping[str, Any]] | None],
+) -> Sources:
+    """Sources of a defaults list, whose files a repository of Hydra finds; `own` as for `collect`."""
+    sources = Sources(prefix=prefix, overrides=[o for o in overrides if not _selects_group(o)])
+    try:
+        for default in defaults:
             path = default.config_path
             if path is None or path == BASE or path.startswith("hydra/"):
                 continue
@@ -168,7 +183,7 @@ def collect(
             place = own[path] if path in own else find(repository.get_sources(), path) or _stored(repository, path)
             if place is not None:
                 sources.files.append((place[0], package, place[1]))
-    except Exception:  # noqa: BLE001 - the boundary to Hydra's internals; addresses are a service, not a condition
+    except Exception:  # noqa: BLE001 - as in `collect`
         return Sources(prefix=prefix, overrides=sources.overrides)
     return sources
 

@@ -94,6 +94,7 @@ def keywords(): return {"x": batch}
 def too_wide(): return {"x": torch.ones(2, 5)}
 def on_nothing(): return torch.ones(2, 4, device="meta")
 def no_batch(): raise OSError("the data are gone")
+def picky(**words): return Net(**words)
 """
 REGISTERS = """
 import initconf

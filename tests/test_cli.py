@@ -131,10 +131,17 @@ def test_wrong_models(model: str, run: Any) -> None:
 
 
 def test_a_model_that_does_not_take_the_argument(run: Any) -> None:
-    done = run("plan", "--model", "cli_nets:Net", "--model-arg", "depth=2", "init=he")
+    done = run("plan", "--model", "cli_nets:Net", "--model-arg", "widht=2", "--model-arg", "colour=2", "init=he")
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "2 problems:\n"
+        "- --model-arg = widht=2: the model takes no 'widht'\n    -> did you mean 'width'?\n"
+        "- --model-arg = colour=2: the model takes no 'colour'\n    -> known: tie, width\n"
+    )
+    done = run("plan", "--model", "cli_nets:picky", "--model-arg", "depth=2", "init=he")
     assert done.code == 1
-    assert done.err.startswith("--model = 'cli_nets:Net': building it failed: TypeError: ")
-    assert "'depth'" in done.err
+    assert done.err.startswith("--model = 'cli_nets:picky'  (cli_nets.py:")
+    assert "building it failed: TypeError: " in done.err
 
 
 def test_errors_of_spec_and_plan(run: Any) -> None:
@@ -669,6 +676,19 @@ def test_results(run: Any, tmp_path: Path) -> None:
             "plan init=he --model cli_nets",
             "initconf plan: error: --model cli_nets: write package.module:name, the name of a class, a function or a module",
         ),
+        (
+            "plan init=he --model cli_nets.Net",
+            "initconf plan: error: --model cli_nets.Net: write package.module:name, the name of a class, a function or "
+            "a module; did you mean cli_nets:Net?",
+        ),
+        (
+            "plan init=he --model cli_nets.py:Net",
+            "initconf plan: error: --model cli_nets.py:Net: write the module and not its file",
+        ),
+        (
+            "plan init=he --model ./a/b.py:Net",
+            "initconf plan: error: --model ./a/b.py:Net: write the module and not its file: a.b:Net",
+        ),
         ("plan init=he --model cli_nets:build --model-arg x", "initconf plan: error: --model-arg x: write name=value"),
         ("plan init=he --model cli_nets:build --model-arg x=[", "initconf plan: error: --model-arg x=[: the value is not YAML"),
         (
@@ -916,6 +936,12 @@ def test_exit_codes_and_plain_pipes(folder: Path) -> None:
     done = shell(codes, folder, FORCE_COLOR="1")
     assert done.stdout == f"0\n1\n2\nroles       doc\n0\ninitconf {initconf.__version__}\n"
     assert done.stderr == ""
+
+
+def test_a_folder_that_goes_away(folder: Path) -> None:
+    done = shell("mkdir gone; cd gone; rmdir ../gone; initconf list roles; echo $?", folder)
+    assert done.stdout == "2\n"
+    assert done.stderr.endswith("initconf list: error: the current directory is no longer there\n")
 
 
 def test_a_reader_that_goes_away(folder: Path) -> None:

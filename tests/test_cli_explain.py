@@ -268,17 +268,15 @@ def test_declared_layouts_are_honoured(run: Any) -> None:
 
 
 def test_the_model_is_surveyed_twice_at_most(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    import initconf.compiler
-    import initconf.survey
+    import initconf.addresses
 
-    calls, survey = [], initconf.survey.survey
+    calls, survey = [], initconf.addresses.survey
 
     def counted(*args: Any, **settings: Any) -> Any:
         calls.append(settings)
         return survey(*args, **settings)
 
-    for module in (initconf.compiler, initconf.survey):
-        monkeypatch.setattr(module, "survey", counted)
+    monkeypatch.setattr(initconf.addresses, "survey", counted)
     for words in (["init=lecun"], ["init=lecun", "rules.norm_scale=null"]):
         calls.clear()
         run("explain", "emb.weight", "--model", "cli_nets:ready", *words)

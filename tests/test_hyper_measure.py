@@ -11,7 +11,7 @@ import torch
 from conftest import untouched
 from torch import Tensor, nn
 
-from initconf.errors import InitConfError
+from initconf.errors import CompileError, InitConfError
 from initconf.hyper import measure
 from initconf.hyper.targets import Target
 from initconf.measurement import LayerRow, Measurement, TensorRow
@@ -203,6 +203,16 @@ def test_what_cannot_be_measured(arguments: dict[str, Any], text: str) -> None:
     with pytest.raises(InitConfError) as caught:
         measure(Hyper(mlp(6, 5)), conditions=unit(1, 8), **arguments)
     assert str(caught.value).splitlines()[0] == text
+
+
+@pytest.mark.parametrize("value", [0.0, math.inf])
+def test_a_second_moment_that_nothing_can_be_divided_by(value: float) -> None:
+    main = mlp(6, 5)
+    with pytest.raises(CompileError) as caught:
+        measure(Hyper(main), main, spec(), conditions=torch.full((1, 8), value), seeds=1)
+    said, remedy = str(caught.value).splitlines()
+    assert said.startswith("conditions: E[h^2] of what enters head.weight is ")
+    assert remedy == "  -> give others; where hidden units are all inactive, another seed or a wider layer"
 
 
 def test_norms_start_at_exactly_1_and_0() -> None:

@@ -151,6 +151,32 @@ def test_the_resnet_and_the_gpt_learn(digit_data: Dataset, tmp_path: Path) -> No
     assert loss < unigram_entropy - 0.5
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [0, 1])
+def test_how_a_hypernet_starts_decides_how_it_learns(tmp_path: Path, seed: int) -> None:
+    data = digits_tasks()
+
+    def accuracy(init: str, *more: str) -> float:
+        shared = ("model=hypernet", "data=digits_tasks", "train.lr=5e-4", f"init.seed={seed}")
+        return trained(data, tmp_path, f"init={init}", *shared, *more).test_accuracy
+
+    he, hyperfan, bias = accuracy("he"), accuracy("hyperfan"), accuracy("bias_hyperinit")
+    assert he + 0.2 < hyperfan < bias
+    measured = accuracy("hyperfan", "init.rules.head.initializer.input_second_moment=measured")
+    assert he + 0.2 < measured
+    chunked = accuracy("chunked_hyperfan", "train.lr=1e-3")
+    assert accuracy("he", "model.chunk_size=400", "train.lr=1e-3") < 0.2 < 0.4 < chunked
+
+
+def test_a_scheme_for_chunks_makes_the_hypernet_generate_in_chunks() -> None:
+    shared = ("model=hypernet", "data=digits_tasks")
+    assert composed(*shared, "init=hyperfan").model.chunk_size is None
+    assert composed(*shared, "init=chunked_hyperfan").model.chunk_size == 400
+    assert composed(*shared, "init=chunked_hyperfan", "model.chunk_size=100").model.chunk_size == 100
+    net = building.build(composed(*shared, "init=chunked_hyperfan"), {"in_features": 65, "num_classes": 10, "num_tasks": 5})
+    assert net.get_submodule("head").weight.shape == (400, 32)
+
+
 # --- sweeps ----------------------------------------------------------------------------------------------------------
 
 
@@ -238,6 +264,12 @@ def test_a_factory_with_open_arguments_gets_only_what_was_typed(digit_data: Data
             set(),
             "model: initconf.lab.models.GPT needs vocab_size, context\n  -> the data gives in_features=64, "
             "in_channels=1, image_size=8, num_classes=10; choose data=text",
+        ),
+        (
+            ["model=hypernet"],
+            set(),
+            "model: initconf.lab.hypernet.Hypernet needs num_tasks\n  -> the data gives in_features=64, in_channels=1, "
+            "image_size=8, num_classes=10; choose data=digits_tasks",
         ),
         (
             ["model._target_=own_net.nothing"],

@@ -1,7 +1,7 @@
 """README.md, executed: its files are written down, its commands run, its outputs compared, its tables held against the code.
 
 How it is read: a line that is a code span alone (`train.py`) names the file in the block after it; a `text` block after a block
-is its output; a command whose comment begins with `refused:` must fail and say the rest of the comment.
+is its output; a command whose comment begins with `refused:` must fail and say the rest of the comment, with `warns:` say it.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ def test_the_readme_is_read_as_it_is_meant() -> None:
 def _scripts() -> list[Any]:
     """The blocks of commands. Those that train several models, or another one, are slow; test_lab.py has some of it in fast."""
     slow = {script.line for script in SCRIPTS if re.search(r"lab -m |train\.py -m |_target_", script.text)}
-    assert len(slow) == 4
+    assert len(slow) == 5
     return [
         pytest.param(script, id=f"line-{script.line}", marks=[pytest.mark.slow] if script.line in slow else [])
         for script in SCRIPTS
@@ -164,8 +164,9 @@ def test_the_commands_do_what_they_say(script: Block, application: Path) -> None
         refusal = re.search(r"# refused: (.*)$", command)
         done = run(command, application)
         assert done.returncode == (1 if refusal else 0), f"{command}\n{done.stdout}{done.stderr}"
-        if refusal:
-            assert refusal[1] in done.stdout + done.stderr, f"{command}\n{done.stdout}{done.stderr}"
+        told = refusal or re.search(r"# warns: (.*)$", command)
+        if told:
+            assert told[1] in done.stdout + done.stderr, f"{command}\n{done.stdout}{done.stderr}"
         else:
             assert "warning" not in (done.stdout + done.stderr).lower(), f"{command}\n{done.stderr}"
     if script.output is not None:

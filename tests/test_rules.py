@@ -13,6 +13,7 @@ import initconf
 from initconf import CompileError, Rule
 from initconf.rules import match
 from initconf.sites import Layout, Place, Site
+from initconf.survey import survey
 
 GAIN = {"initializer": "variance_scaling"}
 
@@ -186,6 +187,14 @@ def test_expect_counts_what_is_won() -> None:
             {"glob": "zzz*", "gain": 2},
             "no parameter's name fits glob 'zzz*'\n  -> names are such as body.0.weight, body.0.bias",
         ),
+        # A word that is almost one of a name's, where no whole name is near.
+        (mlp, {"glob": "haed.*", "gain": 2}, "no parameter's name fits glob 'haed.*'\n  -> near names: head.weight, head.bias"),
+        (
+            gpt,
+            {"search": r"(^|\.)c_porj\.", "gain": 2},
+            r"no parameter's name fits search '(^|\\.)c_porj\\.'"
+            "\n  -> near names: blocks.1.mlp.c_proj.weight, blocks.1.mlp.c_proj.bias",
+        ),
         (
             mlp,
             {"search": "^decoder", "glob": "*", "gain": 2},
@@ -342,6 +351,27 @@ def test_the_winner_is_the_last_of_the_strongest(said: list[dict]) -> None:
         assert found == (None if expected is None else rules[expected][0])
     assert [v.matched for v in together.verdicts] == [alone[r] for r in ranked]
     assert sum(len(v.won) for v in together.verdicts) == sum(w[0] is not None for w in together.winners)
+
+
+@given(st.lists(selectors, max_size=6))
+def test_who_wins_what_a_rule_loses(said: list[dict]) -> None:
+    spec = initconf.InitSpec(rules={f"r{i}": Rule(**rule) for i, rule in enumerate(said)})
+    together = match(list(spec.live_rules()), SITES)
+    for r, verdict in enumerate(together.verdicts):
+        lost = together.lost_to(r)
+        assert list(lost) == sorted(lost)
+        assert all(winner > r for winner in lost)
+        # No site here has blocks: each that is lost has one winner.
+        assert sum(lost.values()) == len(verdict.matched) - len(verdict.won)
+        assert all(n == len(together.verdicts[winner].won & verdict.matched) for winner, n in lost.items())
+
+
+def test_a_parameter_of_which_a_block_is_won_is_not_lost() -> None:
+    rules = [("all", Rule(role="bias")), ("f", Rule(block="f", role="bias")), ("rest", Rule(block="[!f]", role="bias"))]
+    sites = survey(lstm())
+    together = match(rules, sites)
+    assert (len(together.verdicts[0].matched), together.lost_to(0)) == (9, {1: 8, 2: 8})  # the head has no blocks
+    assert match(rules[:2], sites).lost_to(0) == {}
 
 
 def test_many_rules_and_many_names() -> None:

@@ -44,8 +44,12 @@ def _run(args: Namespace) -> int:
     home, _, name = args.command.home.partition(":")
     stdout = sys.stdout
     try:
+        here = str(Path.cwd())
+    except OSError:
+        args.parser.error("the current directory is no longer there")
+    try:
         # What the user's own modules print is not the answer.
-        with redirect_stdout(sys.stderr), _importable(str(Path.cwd())):
+        with redirect_stdout(sys.stderr), _importable(here):
             answer = getattr(import_module(f"initconf.cli.{home}"), name)(args)
     except Usage as error:
         args.parser.error(str(error))

@@ -30,8 +30,8 @@ from initconf.cli.inputs import (
     split_words,
     unused,
 )
-from initconf.errors import CompileError, InitConfError, Problem, SpecError
-from initconf.rules import Match, match, why_dead
+from initconf.errors import InitConfError, Problem, SpecError
+from initconf.rules import Match, why_dead
 from initconf.spec import RULE_NAME, SELECTORS, InitSpec
 
 if TYPE_CHECKING:
@@ -235,6 +235,7 @@ def _sources(spec: InitSpec, name: str) -> list[str]:
 
 
 def _against(args: Namespace, model: nn.Module, example: Any, spec: InitSpec, checked: Checked) -> None:
+    from initconf.addresses import matched as matched_with
     from initconf.cli.guesses import guesses
     from initconf.diagnosis import assumed
 
@@ -242,25 +243,22 @@ def _against(args: Namespace, model: nn.Module, example: Any, spec: InitSpec, ch
     try:
         plan = make_plan(args, model, spec, example)
         checked.warnings = [*plan.warnings, *unused(args, [plan])]
-    except CompileError as error:
+    except InitConfError as error:
         checked.problems = list(error.problems)
     try:
         sites = read_sites(model, spec)
-        matched = match(list(spec.live_rules()), sites)
+        matched = matched_with(spec, sites)
     except InitConfError:  # `compile` has said it, with its address
         return
     checked.rows = [*_rows(spec, matched, sites), *_off(spec)]
-    served = ["rules" if any(w is not None for w in winners) else site.layout.role for winners, site in _pairs(matched, sites)]
-    count = Counter(kind if kind in ("rules", "weight") else "nothing" for kind in served)
-    checked.counts = {"rules": count["rules"], "scheme": count["weight"], "nothing": count["nothing"]}
+    claimed = [any(winner is not None for winner in winners) for winners in matched.winners]
+    left = [site.layout.role for site, by_rule in zip(sites, claimed, strict=True) if not by_rule]
+    scheme = left.count("weight")
+    checked.counts = {"rules": sum(claimed), "scheme": scheme, "nothing": len(left) - scheme}
     if args.strict:
         said = assumed(sites)  # the same without what to declare
         checked.warnings = [text for text in checked.warnings if text != said]
         checked.problems += [guess.problem for guess in guesses(model, spec, sites, plan)]
-
-
-def _pairs(matched: Match, sites: Sequence[Site]) -> Iterator[tuple[list[int | None], Site]]:
-    return zip(matched.winners, sites, strict=True)
 
 
 def _rows(spec: InitSpec, matched: Match, sites: Sequence[Site]) -> Iterator[Row]:

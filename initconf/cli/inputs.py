@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import sys
@@ -15,7 +16,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from initconf.errors import CompileError, InitConfError, Problem, near
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, near
 
 if TYPE_CHECKING:
     from torch import nn
@@ -150,6 +151,8 @@ def build_model(args: Namespace) -> nn.Module:
             if given:
                 raise Usage(f"{option}: {path} is a module already and is not called")
         return found
+    if unknown := _not_taken(found, arguments):
+        raise InitConfError(unknown)
     if not callable(found):
         text = f"{path} is neither a module nor what makes one: its type is {type(found).__name__}"
         raise InitConfError(Problem(text, "--model", repr(args.model)))
@@ -167,6 +170,21 @@ def build_model(args: Namespace) -> nn.Module:
         remedy = "name a class or a function that gives the module alone"
         raise InitConfError(Problem(text, "--model", repr(args.model), None, remedy))
     return made
+
+
+def _not_taken(found: Any, arguments: Mapping[str, Any]) -> list[Problem]:
+    """The arguments that a function or a class does not take, where it says what it takes."""
+    try:
+        parameters = inspect.signature(found).parameters
+    except (TypeError, ValueError):
+        return []
+    if any(one.kind is one.VAR_KEYWORD for one in parameters.values()):
+        return []
+    return [
+        Problem(f"the model takes no {name!r}", "--model-arg", f"{name}={value}", None, did_you_mean(name, parameters))
+        for name, value in arguments.items()
+        if name not in parameters
+    ]
 
 
 def _maker(args: Namespace) -> tuple[Any, str]:
@@ -301,9 +319,9 @@ def with_words(args: Namespace, model: nn.Module, example: Any, problems: Sequen
 
 def read_sites(model: nn.Module, spec: InitSpec) -> list[Site]:
     """The sites of a model as `compile` sees them: with the layouts that the spec declares, and with its fans."""
-    from initconf.survey import survey
+    from initconf.addresses import surveyed
 
-    return survey(model, spec.layers, declared=spec.layouts, torch_fans=spec.compat == "torch")
+    return surveyed(model, spec)
 
 
 def unused(args: Namespace, plans: Sequence[Plan]) -> list[str]:
@@ -361,7 +379,12 @@ def _found(option: str, said: str, what: str) -> tuple[Any, str]:
     """What `package.module:name` names, and the name."""
     module, _, path = said.partition(":")
     if not module or not path:
-        raise Usage(f"{option} {said}: write package.module:name, the name of {what}")
+        before, _, name = module.rpartition(".")
+        hint = f"; did you mean {before}:{name}?" if before and not path else ""
+        raise Usage(f"{option} {said}: write package.module:name, the name of {what}{hint}")
+    if "/" in module or module.endswith(".py"):
+        plain = module.removeprefix("./").removesuffix(".py").replace("/", ".")
+        raise Usage(f"{option} {said}: write the module and not its file: {plain}:{path}")
     found: Any = _imported(module, option, said)
     for part in path.split("."):
         if not hasattr(found, part):

@@ -23,6 +23,7 @@ OTHER_DATA = {
     "vocab_size": "choose data=text",
     "in_features": "choose data=digits",
     "in_channels": "choose data=digits",
+    "num_tasks": "choose data=digits_tasks",
 }
 
 

@@ -96,7 +96,7 @@ def job(cfg: DictConfig, data: Dataset, directory: Path, *, typed: Collection[st
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(settings.seed)
         model = build(cfg, data.sizes, typed)
-    plan = compile_plan(model, load(cfg.init))
+    plan = compile_plan(model, load(cfg.init), conditions=data.train_x[: settings.batch_size])  # for what is measured on them
     if cfg.show == "plan":
         print(plan)
     apply(model, plan).verify()

@@ -13,7 +13,7 @@ from initconf.laws import Constant, Uniform
 
 with warnings.catch_warnings():  # of its own libraries
     warnings.simplefilter("ignore")
-    pytest.importorskip("hypnettorch", reason="pip install --no-deps hypnettorch==0.0.4")
+    pytest.importorskip("hypnettorch", reason="hypnettorch is not installed: make parity installs it, without its dependencies")
     from hypnettorch.hnets.chunked_mlp_hnet import ChunkedHMLP
 
 SHAPES = [[300, 784], [300], [100, 300], [100], [10, 100], [10]]
@@ -26,17 +26,18 @@ def hypernetwork(**more: Any) -> Any:
 
 def spec(first: int = 0, **more: Any) -> dict[str, Any]:
     """`first` is the number of the first weight among the parameters."""
+    output = {"name": "chunked_hyperfan", "part": "output"}
     return {
         "nonlinearity": "relu",
         "distribution": "uniform",
         "targets": {"main": {"shapes": SHAPES, "nonlinearity": "relu"}},
         "rules": {
             "bias": {"search": r"_layer_bias_vectors\.\d+$", "initializer": "zeros"},
-            "conditions": {"match": r"_hnet\._internal_params\.[0-2]", "initializer": {"name": "uniform", "low": -1, "high": 1}},
+            "conditions": {"match": r"_hnet\._internal_params\.[0-2]", "initializer": {"name": "normal", "std": 1.0}},
             "chunks": {"match": rf"_internal_params\.({first + 6}|7|8)", "initializer": {**CHUNKS, **more}},
-            "head": {"match": r"_layer_(weight_tensors|bias_vectors)\.2", "initializer": {"name": "chunked_hyperfan", "part": "output"}},
+            "head": {"match": r"_layer_(weight_tensors|bias_vectors)\.2", "initializer": output},
         },
-    }  # fmt: skip
+    }
 
 
 def bounds_of_its_own(monkeypatch: pytest.MonkeyPatch, net: Any, **arguments: Any) -> list[float]:

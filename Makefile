@@ -50,7 +50,7 @@ bench: $(STAMP) ## run the benchmarks; their results are kept in benchmarks/resu
 	@for file in $(filter-out benchmarks/measuring.py,$(wildcard benchmarks/*.py)); do \
 	  echo "== $$file"; $(PY) "$$file" || exit 1; done
 
-parity: $(VENV)/.stamp-parity ## compare with Keras, JAX, Flax and the models of transformers (installs them)
+parity: $(VENV)/.stamp-parity ## compare with Keras, JAX, Flax, hypnettorch and the models of transformers (installs them)
 	@if [ -d tests/parity ]; then $(PY) -m pytest tests/parity; else echo "there are no parity tests yet"; fi
 
 clean: ## remove what builds, tests and runs leave
@@ -96,5 +96,5 @@ $(NEXT)/.stamp: $(STAMP)
 $(VENV)/.stamp-parity: $(STAMP)
 	@echo "Installing the packages that the parity tests compare with."
 	@$(INSTALL) --no-build-isolation --editable '.[lab,dev,parity]'
-	@$(INSTALL) --no-deps hypnettorch==0.0.4 # which names TensorFlow and others as its own, and needs none of them here
+	@$(INSTALL) --no-deps hypnettorch==0.0.4
 	@touch $@

@@ -311,11 +311,7 @@ class Heads:
         for (i, _, _), sites in zip(won, done.sites, strict=True):
             self._parts[i] = sites
         self.warnings += [f"{self.spec.path(choice.path)}: {text}" for text in done.warnings]
-        if guessed := [target.name for target in what.targets if set(target.assumed) & {*_GUESSES}]:
-            verb = "is" if len(guessed) == 1 else "are"
-            where = self.spec.path(f"targets.{name}")
-            text = f"what {listed(guessed)} {verb} was assumed from names and shapes; a list of targets would say it"
-            self.warnings.append(f"{where}: {text}")
+        self.warnings += _guessed(self.spec.path(f"targets.{name}"), what.targets)
 
     def _generated(self, name: str, won: list[tuple[int, Site, Choice]]) -> Generated:
         about = described(self.spec, self.model, name, self.given)
@@ -363,6 +359,19 @@ def _norms(model: nn.Module, served: Sequence[Site], main: nn.Module | None) -> 
     for name, module in inside.named_modules():
         if id(module) not in skipped and any(_NORM.match(cls.__name__) for cls in type(module).__mro__):
             yield ".".join([*path, *([name] if name else [])])
+
+
+def _guessed(path: str, targets: Sequence[Target]) -> list[str]:
+    """A warning for each kind of guess."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for target in targets:
+        if words := tuple(word for word in _GUESSES if word in target.assumed):
+            groups.setdefault(words, []).append(target.name)
+    return [
+        f"{path}: the {' and '.join(words)} of {listed(names)} {'are' if len(words) > 1 else 'is'} assumed; "
+        "a list of targets would say"
+        for words, names in groups.items()
+    ]
 
 
 def _placed(problem: Problem) -> str:

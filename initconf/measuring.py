@@ -89,17 +89,22 @@ def measure(
 def _described(
     hypernet: nn.Module, target: Any, spec: InitSpec | None, name: str | None
 ) -> tuple[heads.Described, dict[str, Any] | None]:
-    """The targets with the network that is to run, and what `initialize` is to be given beside the spec."""
+    """The targets with the network that is to run, and what `compile` is to be given beside the spec."""
     there = [] if spec is None else heads.names(spec)
     name = name or (there[0] if len(there) == 1 else "main")
+    said = spec.targets.get(name) if spec is not None else None
     spec = load({}) if spec is None else spec
-    if name in there:
+    if said is not None and (target is None or (said.module is None and isinstance(target, nn.Module))):
         about = heads.described(spec, hypernet, name)
-        return (replace(about, module=target) if isinstance(target, nn.Module) else about), None
+        return (about if target is None else replace(about, module=target)), None
     if target is None:
         text = f"what is generated is not known: there are no targets {name!r}"
         raise InitConfError(Problem(text, "target", remedy="give the main network, or say targets in the spec"))
-    return heads.described(spec, hypernet, name, {name: target}), {name: target}
+    if said is not None and isinstance(target, nn.Module):  # the spec may know more of it
+        more = {"nonlinearity": said.nonlinearity, "order": said.order}
+        target = {"module": target, **{key: value for key, value in more.items() if value is not None}}
+    given = {name: target}
+    return heads.described(spec, hypernet, name, given), given
 
 
 def _layers(main: nn.Module | None, targets: Sequence[Target]) -> dict[str, Target]:

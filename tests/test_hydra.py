@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,10 +12,11 @@ from pathlib import Path
 import hydra
 import pytest
 from conftest import gpt, mlp, tied_gpt
-from hydra import compose, initialize_config_dir
-from omegaconf import DictConfig
+from hydra import compose, initialize, initialize_config_dir, initialize_config_module
+from omegaconf import DictConfig, OmegaConf
 
 import initconf
+from initconf.loading import catalogue
 
 VERSION = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
@@ -225,6 +227,33 @@ def test_hydra_says_which_files_it_took(app: Path) -> None:
     ], done.stdout + done.stderr
 
 
+# --- the shipped single rules ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", sorted(catalogue("init/rule")))
+def test_a_single_rule_is_used_as_its_head_says(name: str) -> None:
+    text = catalogue("init/rule")[name][1]
+    (line,) = (line for line in text.splitlines() if line.startswith("# use: "))
+    command, script, *words = shlex.split(line.removeprefix("# use: "))
+    assert (command, script, words[0].partition("=")[2]) == ("python", "train.py", name)
+    spec = initconf.load({}, words)
+    (rule,) = spec.rules.values()
+    said = OmegaConf.create(text)
+    assert rule.initializer == said.initializer
+    assert spec.sources(f"rules.{next(iter(spec.rules))}.initializer") == [
+        f"initconf/conf/init/rule/{name}.yaml:{3 + ('role' in said)}"
+    ]
+
+
+def test_settings_alone_are_no_rule() -> None:
+    with pytest.raises(initconf.SpecError) as caught:
+        initconf.load("he", ["+init/rule@init.rules.out=zeros"])
+    assert str(caught.value) == (
+        "init.rules.out  (initconf/conf/init/rule/zeros.yaml): the rule selects nothing: it has no selector\n"
+        "  -> give it one of match, search, glob, module, inside, role, ndim, block"
+    )
+
+
 # --- composed in this process ------------------------------------------------------------------------------------------------
 
 
@@ -323,6 +352,17 @@ def test_a_misspelled_key_reaches_initconf(app: Path) -> None:
 def test_interpolations_reach_the_whole_configuration(app: Path) -> None:
     cfg = compose_in(app, "init.gain=${width}")
     assert initconf.load(cfg.init).gain == 3
+
+
+@pytest.mark.parametrize("how", ["module", "nothing", "primary"])
+def test_in_a_notebook(how: str) -> None:
+    """Hydra's compose API, without an application: with the shipped configurations, without any, and a scheme by itself."""
+    lines = ["+init=he"] if how != "primary" else []
+    shipped = how != "nothing"
+    with initialize_config_module("initconf.conf", **VERSION) if shipped else initialize(config_path=None, **VERSION):
+        cfg = compose("init/he" if how == "primary" else None, [*lines, "init.rules.bias=null", "init.unmatched=keep"])
+    assert initconf.compile(mlp(), cfg.init)["head.bias"].initializer == "keep"
+    assert initconf.load(cfg.init) == initconf.load("he", ["rules.bias=null", "unmatched=keep"])
 
 
 def test_loading_leaves_a_running_application_alone(app: Path) -> None:

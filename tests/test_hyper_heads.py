@@ -269,8 +269,8 @@ def test_guessed_targets_are_a_warning_and_a_mark() -> None:
     assert plan.warnings == ("init.targets.main: no parameter's initializer uses these targets",)
     plan = initconf.compile(Fused(910), spec(targets={"shapes": [[30, 20], [30], [9, 30], [10]]}))
     assert plan.warnings == (
-        "init.targets.main: what 0.weight, 1.bias, 2.weight and 1 more are was assumed from names and shapes; "
-        "a list of targets would say it",
+        "init.targets.main: the kind and layer and fans of 0.weight, 2.weight are assumed; a list of targets would say",
+        "init.targets.main: the kind and layer of 1.bias, 3.bias are assumed; a list of targets would say",
     )
     weight, bias = (plan[f"head.{part}"].blocks[0].assumed for part in ("weight", "bias"))
     marks = ("target kind", "target layer", "target nonlinearity", "target fans")

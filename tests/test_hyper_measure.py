@@ -162,6 +162,29 @@ def test_seeds_conditions_and_ways_to_generate() -> None:
     assert [row.name for row in inner.layers] == ["0", "2"]
 
 
+def test_where_the_main_network_is_known_from() -> None:
+    main, e = mlp(6, 5, 3), unit(1, 8)
+    hyper = Hyper(main)
+
+    def found(target: Any, **targets: Any) -> tuple[list[str], list[float], int]:
+        said = {**spec(bias_share=0), "targets": targets}
+        rows = measure(hyper, target, said, conditions=e, seeds=1, inputs=unit(4, 6))
+        return [row.name for row in rows.tensors], [row.wanted_var for row in rows.tensors], len(rows.layers)
+
+    names = [name for name, _ in main.named_parameters()]
+    assert found(main) == (names, pytest.approx([1 / 3, 0, 2 / 5, 0]), 2)
+    # A path that is nowhere is passed over for what is given; what the spec says beside it holds.
+    assert found(main, main={"module": "nowhere", "nonlinearity": "linear"}) == (names, pytest.approx([1 / 6, 0, 1 / 5, 0]), 2)
+    listed = [{"name": name, "kind": "weight", "shape": list(p.shape), "var": 0.5} for name, p in main.named_parameters()]
+    assert found(main, net=listed) == (names, [0.5] * 4, 2)
+    assert (
+        measure(hyper, listed, {**spec(), "targets": {"net": {"shapes": [[5, 6]]}}}, conditions=e, seeds=1)
+        .tensors[3]
+        .wanted_var
+        == 0.5
+    )
+
+
 def test_a_table_and_a_picture() -> None:
     tensors = TensorRow("0.weight", "weight", 0.0, 0.001, 0.25, 0.2, 0.1), TensorRow("n", "norm_shift", 0.0, 0.0, 0.0, 0.0, 0.0)
     layers = (LayerRow("0", 2.0, 0.98, 0.97, 0.1, 0.5),)

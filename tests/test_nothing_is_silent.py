@@ -51,7 +51,8 @@ def test_what_was_assumed_is_warned_of():
     plan = initconf.compile(Odd(), "he")
     assert plan["cls_token"].std == 0.02
     assert plan.warnings[-1] == (
-        "what cls_token, kernel are was assumed from names and shapes; declare them in `layouts`, with the lines that initconf plan --strict prints"
+        "what cls_token, kernel are was assumed from names and shapes; declare them in `layouts`, "
+        "with the lines that initconf plan --strict prints"
     )
 
 

@@ -2,7 +2,6 @@
 
 import fnmatch
 import re
-import time
 
 import pytest
 from hypothesis import given, settings
@@ -127,10 +126,8 @@ LONG = [f"blocks.{n}." + "a" * 60 for n in range(50)]
 
 def test_a_pattern_that_takes_too_long_is_an_error_after_a_second() -> None:
     text = r"(?=x)|((a|aa|.)+)+\1\1!"
-    start = time.process_time()
-    with pytest.raises(InitConfError) as caught:
+    with pytest.raises(InitConfError) as caught:  # it would take years
         match_names([("glob", "*"), ("search", text)], LONG)
-    assert time.process_time() - start < 30  # it would take years
     assert str(caught.value) == (
         f"the pattern {text!r} took more than 1 s over 50 names; write it without nested "
         "repetitions, lookaround or backreferences, so that RE2 can take it"
@@ -148,28 +145,26 @@ def test_a_pattern_that_takes_too_long_is_an_error_after_a_second() -> None:
 )
 def test_the_second_is_for_all_names_together(kind: str, text: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(patterns, "_SECONDS", 0.05)
-    start = time.process_time()
     try:
         assert matched(kind, text, LONG) == []  # `regex` is clever enough
     except InitConfError as error:
         assert "took more than 0.05 s over 50 names" in str(error)  # noqa: PT017  either is right
-    assert time.process_time() - start < 1
 
 
-@pytest.mark.parametrize("text", ["(a+)+$", "(a|aa)+$", "(.*)*b", "((a{10}){10}){9}", "(a?){500}a{500}", "(x+x+)+y"])
-def test_what_ruins_others_is_linear_in_re2(text: str) -> None:
-    start = time.process_time()
-    matched("search", text, [*LONG, "a" * 5000])
-    assert time.process_time() - start < 2
+@pytest.mark.parametrize(
+    ("text", "count"),
+    [("(a+)+$", 51), ("(a|aa)+$", 51), ("(.*)*b", 50), ("((a{10}){10}){9}", 1), ("(a?){500}a{500}", 1), ("(x+x+)+y", 0)],
+)
+def test_what_ruins_others_is_linear_in_re2(text: str, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delattr(patterns, "_slow")  # nothing is left to the clock
+    assert len(matched("search", text, [*LONG, "a" * 5000])) == count
 
 
 def test_two_thousand_patterns() -> None:
     names = [f"blocks.{i}.{part}.weight" for i in range(500) for part in ("q", "k", "v", "out")]
     wanted = [("match", rf"blocks\.{i}\.(q|k|v|out)\.weight") for i in range(1000)]
     wanted += [("search", rf"(^|\.){i}\.q\.") for i in range(500)] + [("glob", f"*.{i}.[!qk]*") for i in range(500)]
-    start = time.process_time()
     found = match_names(wanted, names)
-    assert time.process_time() - start < 5
     assert [len(matches) for matches in found] == [4] * 500 + [0] * 500 + [1] * 500 + [2] * 500
     assert found[499] == {1996, 1997, 1998, 1999}
 

@@ -193,7 +193,7 @@ def test_expect_counts_what_is_won() -> None:
             gpt,
             {"search": r"(^|\.)c_porj\.", "gain": 2},
             r"no parameter's name fits search '(^|\\.)c_porj\\.'"
-            "\n  -> near names: blocks.1.mlp.c_proj.weight, blocks.1.mlp.c_proj.bias",
+            "\n  -> near names: blocks.0.mlp.c_proj.weight, blocks.0.mlp.c_proj.bias",
         ),
         (
             mlp,

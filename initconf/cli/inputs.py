@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import inspect
-import os
 import re
 import sys
-import traceback
 from argparse import Namespace
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from importlib import import_module
-from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from initconf.errors import CompileError, InitConfError, Problem, did_you_mean, near
+from initconf.cli.objects import Usage as Usage  # the commands raise it, too
+from initconf.cli.objects import brief, found_by, imported, place
+from initconf.errors import CompileError, InitConfError, Problem, did_you_mean
 
 if TYPE_CHECKING:
     from torch import nn
@@ -29,10 +26,6 @@ _CHOICE = re.compile(r"\+{0,2}init=(?P<scheme>.*)", re.DOTALL)
 _OBJECT = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_][\w.:-]*")
 STDIN = "<stdin>"
 """What standard input is called in errors."""
-
-
-class Usage(Exception):
-    """The command line itself is wrong; the text says what to type instead."""
 
 
 def is_override(word: str) -> bool:
@@ -48,7 +41,7 @@ def split_words(words: Sequence[str]) -> tuple[list[str], list[str]]:
 def import_modules(args: Namespace) -> None:
     """The modules of `--import`, which register what they define."""
     for name in args.imports:
-        _imported(name, "--import", name)
+        imported(name, "--import", name)
 
 
 def standard_input(args: Namespace) -> bytes:
@@ -162,9 +155,9 @@ def build_model(args: Namespace) -> nn.Module:
     except (Exception, SystemExit) as error:
         if isinstance(error, InitConfError) and path == args.model:  # a kind of transformers; it says itself what is wrong
             raise
-        text = f"building it failed: {_brief(error)}"
+        text = f"building it failed: {brief(error)}"
         remedy = "--device cpu builds it with its values" if device == "meta" and "meta" in str(error) else None
-        raise InitConfError(Problem(text, "--model", repr(args.model), _place(error), remedy)) from None
+        raise InitConfError(Problem(text, "--model", repr(args.model), place(error), remedy)) from None
     if not isinstance(made, nn.Module):
         text = f"{path}(...) gave no torch.nn.Module: its type is {type(made).__name__}"
         remedy = "name a class or a function that gives the module alone"
@@ -193,7 +186,7 @@ def _maker(args: Namespace) -> tuple[Any, str]:
 
     if args.model.startswith(architectures.PREFIX):
         return lambda **arguments: architectures.build(args.model, arguments), args.model
-    return _found("--model", args.model, "a class, a function or a module")
+    return found_by("--model", args.model, "a class, a function or a module")
 
 
 def _device(args: Namespace) -> str | None:
@@ -254,7 +247,7 @@ def build_conditions(args: Namespace, model: nn.Module) -> Any:
 def _input(args: Namespace, option: str) -> tuple[Any, str]:
     """What an option names as an input of the model, and the name; a function is called."""
     said = getattr(args, option.removeprefix("--"))
-    found, path = _found(option, said, "an input, or a function that gives one")
+    found, path = found_by(option, said, "an input, or a function that gives one")
     from torch import Tensor, nn
 
     if callable(found) and not isinstance(found, (Tensor, nn.Module)):
@@ -262,8 +255,8 @@ def _input(args: Namespace, option: str) -> tuple[Any, str]:
         try:
             found = found()
         except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and may raise anything
-            text = f"calling it failed: {_brief(error)}"
-            raise InitConfError(Problem(text, option, repr(said), _place(error))) from None
+            text = f"calling it failed: {brief(error)}"
+            raise InitConfError(Problem(text, option, repr(said), place(error))) from None
     return found, path
 
 
@@ -344,8 +337,8 @@ def _why_not_run(args: Namespace, model: nn.Module, example: Any) -> Problem:
         trace(model, example)
     except InitConfError as error:
         reason = error.__cause__
-    text = f"the model cannot be run on it, {_described(example)}" + (f": {_brief(reason)}" if reason else "")
-    return Problem(text, "--example", repr(args.example), _place(reason) if reason else None)
+    text = f"the model cannot be run on it, {_described(example)}" + (f": {brief(reason)}" if reason else "")
+    return Problem(text, "--example", repr(args.example), place(reason) if reason else None)
 
 
 def _moved(example: Any, device: str) -> Any:
@@ -370,57 +363,3 @@ def _described(example: Any) -> str:
     if hasattr(example, "shape") and hasattr(example, "dtype"):
         return f"{str(example.dtype).removeprefix('torch.')} {'x'.join(map(str, example.shape)) or '()'}"
     return type(example).__name__
-
-
-# --- what the words name ---------------------------------------------------------------------------------------------------
-
-
-def _found(option: str, said: str, what: str) -> tuple[Any, str]:
-    """What `package.module:name` names, and the name."""
-    module, _, path = said.partition(":")
-    if not module or not path:
-        before, _, name = module.rpartition(".")
-        hint = f"; did you mean {before}:{name}?" if before and not path else ""
-        raise Usage(f"{option} {said}: write package.module:name, the name of {what}{hint}")
-    if "/" in module or module.endswith(".py"):
-        plain = module.removeprefix("./").removesuffix(".py").replace("/", ".")
-        raise Usage(f"{option} {said}: write the module and not its file: {plain}:{path}")
-    found: Any = _imported(module, option, said)
-    for part in path.split("."):
-        if not hasattr(found, part):
-            close = near(part, [name for name in dir(found) if not name.startswith("_")])
-            where = getattr(found, "__name__", type(found).__name__)
-            remedy = f"did you mean {' or '.join(map(repr, close))}?" if close else None
-            raise InitConfError(Problem(f"{where} has no {part!r}", option, repr(said), None, remedy))
-        found = getattr(found, part)
-    return found, path
-
-
-def _imported(name: str, option: str, said: str) -> ModuleType:
-    try:
-        return import_module(name)
-    except ModuleNotFoundError as error:
-        if error.name and (name == error.name or name.startswith(f"{error.name}.")):
-            remedy = "modules are looked for in the current directory and among what is installed"
-            raise InitConfError(Problem(f"there is no module {error.name!r}", option, repr(said), None, remedy)) from None
-        raise _import_failed(name, option, said, error) from None
-    except (Exception, SystemExit) as error:  # noqa: BLE001 - it is the user's code, and may raise anything
-        raise _import_failed(name, option, said, error) from None
-
-
-def _import_failed(name: str, option: str, said: str, error: BaseException) -> InitConfError:
-    return InitConfError(Problem(f"importing {name} failed: {_brief(error)}", option, repr(said), _place(error)))
-
-
-def _brief(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).strip().splitlines()]
-    said = " ".join(lines[:2]) if lines and lines[0].endswith(":") else "".join(lines[:1])
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
-
-
-def _place(error: BaseException) -> str | None:
-    """Where an error came up: the innermost line of a file below the current directory."""
-    here = f"{Path.cwd()}{os.sep}"
-    frames = [f for f in traceback.extract_tb(error.__traceback__) if f.filename.startswith(here) and f.filename != __file__]
-    own = [f"{f.filename.removeprefix(here)}:{f.lineno}" for f in frames if "site-packages" not in f.filename]
-    return own[-1] if own else None

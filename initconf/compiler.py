@@ -12,7 +12,8 @@ from initconf import activations, diagnosis, expressions, registry
 from initconf.addresses import matched, surveyed
 from initconf.choices import Choice, choose
 from initconf.errors import CompileError, InitConfError, Problem
-from initconf.heads import Described, Heads, Ordinary, as_sites, with_assumed_moment
+from initconf.generated import Described, as_sites
+from initconf.heads import Heads, Ordinary, with_assumed_moment
 from initconf.hyper.heads import MEASURED
 from initconf.laws import Constant, Keep, Law
 from initconf.marks import SKIPPED, lacks_values

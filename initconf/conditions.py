@@ -41,8 +41,11 @@ def second_moments(model: nn.Module, names: Collection[str], conditions: Any, se
 
     found = parameters(model)
     heard = _Heard({id(found[name].parameter): name for name in names if name in found})
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    devices = {p.device.index for p in model.parameters() if p.device.type == "cuda"}
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed all devices
+        for device in devices:
+            torch.cuda.default_generators[device].manual_seed(seed)
         for n, one in enumerate(conditions if isinstance(conditions, list) else [conditions]):
             try:
                 positional, keywords = arguments(one)

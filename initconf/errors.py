@@ -32,6 +32,11 @@ class Problem:
         return "\n".join(lines)
 
 
+def placed(problem: Problem) -> str:
+    """A problem's text with its own place in front, for where it stands inside of another one."""
+    return str(replace(problem, remedy=None, source=None))
+
+
 class InitConfError(Exception):
     """The base of all errors of initconf; `problems` lists everything that was found wrong.
 

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from initconf import heads
+from initconf import generated
 from initconf.apply import apply, compile
 from initconf.errors import InitConfError, Problem, listed
 from initconf.hyper import chunks
@@ -88,14 +88,14 @@ def measure(
 
 def _described(
     hypernet: nn.Module, target: Any, spec: InitSpec | None, name: str | None
-) -> tuple[heads.Described, dict[str, Any] | None]:
+) -> tuple[generated.Described, dict[str, Any] | None]:
     """The targets with the network that is to run, and what `compile` is to be given beside the spec."""
-    there = [] if spec is None else heads.names(spec)
+    there = [] if spec is None else generated.names(spec)
     name = name or (there[0] if len(there) == 1 else "main")
     said = spec.targets.get(name) if spec is not None else None
     spec = load({}) if spec is None else spec
     if said is not None and (target is None or (said.module is None and isinstance(target, nn.Module))):
-        about = heads.described(spec, hypernet, name)
+        about = generated.described(spec, hypernet, name)
         return (about if target is None else replace(about, module=target)), None
     if target is None:
         text = f"what is generated is not known: there are no targets {name!r}"
@@ -104,7 +104,7 @@ def _described(
         more = {"nonlinearity": said.nonlinearity, "order": said.order}
         target = {"module": target, **{key: value for key, value in more.items() if value is not None}}
     given = {name: target}
-    return heads.described(spec, hypernet, name, given), given
+    return generated.described(spec, hypernet, name, given), given
 
 
 def _layers(main: nn.Module | None, targets: Sequence[Target]) -> dict[str, Target]:

@@ -45,7 +45,7 @@ def trace(model: nn.Module, example: Any = None) -> dict[str, Feed]:
     walked = walk(model)
     if walked.problems:
         raise CompileError(walked.problems)
-    if any(tensor_class(each.parameter) == SHARDED for each in walked.found):
+    if example is not None and any(tensor_class(each.parameter) == SHARDED for each in walked.found):
         raise InitConfError("a sharded model is not run; compile the plan before it is sharded, and apply it afterwards")
     found = sorted(walked.found, key=lambda each: each.place.name, reverse=True)
     names = {each.identity: each.place.name for each in found}
@@ -297,7 +297,8 @@ def _symbolic(model: nn.Module, names: Mapping[int, str]) -> dict[str, Feed]:
 
         def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
             try:
-                result = super().call_module(m, forward, args, kwargs)
+                # Without hooks: FSDP's would gather the parameters, those of tensor parallelism take no proxies.
+                result = super().call_module(m, m.forward, args, kwargs)
             except Exception:
                 if not normalises(m):
                     raise

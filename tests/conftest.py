@@ -8,7 +8,7 @@ import torch
 from hypothesis import settings
 from torch import nn
 
-from initconf import activations, layouts, registry
+from initconf import activations, layouts, registry, survey  # noqa: F401 - survey registers the layouts of third parties
 from initconf.lab.models import GPT, MLP
 
 # The same examples in every run, and no time limit for a single one: a suite that fails by luck teaches nobody anything.

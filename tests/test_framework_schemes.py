@@ -203,8 +203,13 @@ def test_every_scheme_says_its_use() -> None:
 
 @pytest.mark.parametrize(("name", "line"), USED)
 def test_the_use_of_a_scheme_works(name: str, line: str) -> None:
-    scheme, *overrides = shlex.split(line)
-    spec = load(scheme.removeprefix("init="), *overrides)
+    overrides = shlex.split(line)
+    scheme = overrides.pop(0).removeprefix("init=") if overrides[0].startswith("init=") else "he"
+    spec = load(scheme, *overrides)
+    if name.startswith("rule/"):  # for a layer of the user's
+        named = line.partition("@init.rules.")[2].partition("=")[0]
+        assert spec.rules[named].initializer is not None
+        return
     model = Everything() if "kernel" in line or "embedding" in line else MLP(12, 5)
     if name.removesuffix(".yaml") in HYPER:
         model = hypernet(name.removesuffix(".yaml"))

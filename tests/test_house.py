@@ -22,7 +22,7 @@ ORDER = """
     hyper/
     schema
     reading provenance refusals limits composing validating loading
-    rules choices diagnosis addresses plan heads compiler
+    rules choices diagnosis addresses plan generated heads compiler
     stream stream_kernel on_gpu sampling shards moments threads writing
     by_torch report comparison progress materialise fitting choosing conditions apply measurement measuring
     porting/

@@ -174,11 +174,11 @@ PATH = "init.rules.hyper.initializer  (python): hyperfan for the targets 'main':
 @pytest.mark.parametrize(
     ("model", "said", "problem"),
     [
-        (Fused(1000), spec(), PATH + "the 6 targets have 1,000 values, and what is to hold them has 1,000 rows"),
+        (Fused(1000), spec(), PATH + "the targets have 1,000 values, and what is to hold them has 1,000 rows"),
         (
             Fused(1001),
             spec(),
-            PATH + "the 6 targets have 1,000 values, and what is to hold them has 1,001 rows: head.weight 1,001" + ADD_UP,
+            PATH + "the targets have 1,000 values, and what is to hold them has 1,001 rows: head.weight 1,001" + ADD_UP,
         ),
         (
             Separate([600, 30, 30, 30, 10, 300]),
@@ -188,13 +188,13 @@ PATH = "init.rules.hyper.initializer  (python): hyperfan for the targets 'main':
         (
             Separate([600, 30, 30]),
             spec(),
-            PATH + "the 6 targets have 1,000 values, and what is to hold them has 660 rows: heads.0.weight 600, heads.1.weight "
+            PATH + "the targets have 1,000 values, and what is to hold them has 660 rows: heads.0.weight 600, heads.1.weight "
             "30, heads.2.weight 30" + ADD_UP,
         ),
         (
             Fused(),
             spec(match=".*bias"),
-            PATH + "the 6 targets have 1,000 values, and what is to hold them has 1,016 rows: body.0.bias 16, head.bias 1,000"
+            PATH + "the targets have 1,000 values, and what is to hold them has 1,016 rows: body.0.bias 16, head.bias 1,000"
             + ADD_UP,
         ),
         (
@@ -234,13 +234,21 @@ PATH = "init.rules.hyper.initializer  (python): hyperfan for the targets 'main':
             "  -> say its layer, the same as that of its weight; or its var",
         ),
         (
+            nn.MultiheadAttention(4, 1, bias=False),
+            spec(targets=[{"name": "w", "kind": "weight", "shape": [3, 4]}], match="out_proj.*")
+            | {"rules": {"q": {"block": "q", "initializer": "hyperfan"}}},
+            "init.rules.q.initializer  (python): in_proj_weight: hyperfan serves whole parameters, and not some of their blocks\n"
+            "  -> let the rule claim all of them; targets are bent by their own mean and var",
+        ),
+        (
             Fused(),
             spec(targets={"module": "mian"}),
             "init.targets.main  (python): module: the model has no 'mian'\n  -> known: body, emb, head",
         ),
     ],
     ids=[
-        "fits", "total", "boundary", "too-few", "bias-total", "no-bias", "axes", "unknown", "none", "several", "layer", "path",
+        "fits", "total", "boundary", "too-few", "bias-total", "no-bias", "axes", "unknown", "none", "several", "layer", "blocks",
+        "path",
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_any_write(model: nn.Module, said: Any, problem: str) -> None:
@@ -573,6 +581,17 @@ def test_gates_and_padding_rows_of_generated_tensors() -> None:
     assert not torch.cat([g, o]).any()
 
 
+@pytest.mark.parametrize("name", ["bias_hyperinit", "weight_hyperinit"])
+def test_a_target_bends_the_law_of_its_scheme(name: str) -> None:
+    targets = [{**LIST[0], "var": 0.09}, {**LIST[1], "mean": -2}, *LIST[2:]]
+    plan = initconf.compile(Fused(), spec({"name": name, "distribution": "uniform"}, targets))
+    w, b = ({block.block: block for block in plan[f"head.{part}"].blocks} for part in ("weight", "bias"))
+    first = b["w1"].std if name == "bias_hyperinit" else w["w1"].std * math.sqrt(WIDTH)
+    assert first == pytest.approx(0.3)
+    assert (w["b1"].law, b["b1"].law) == (Constant(0.0), Constant(-2.0))
+    assert type((b if name == "bias_hyperinit" else w)["w1"].law) is Uniform
+
+
 def test_weight_hyperinit_has_the_moments_of_a_scheme() -> None:
     model = Fused()
     said = spec({"name": "weight_hyperinit", "scheme": "orthogonal", "input_second_moment": 0.5, "distribution": "uniform"})
@@ -682,6 +701,9 @@ def test_compat_is_uniform_and_names_the_mistakes() -> None:
     law = plan["head.weight"].blocks[0].law
     assert type(law) is Uniform
     assert law.bounds == pytest.approx((-bound, bound))
+    assert (
+        "init.rules.hyper.initializer: compat: hypnettorch: it draws uniform values, whatever the distribution" in plan.warnings
+    )
     assert any(
         text.startswith("init.rules.hyper.initializer: compat: hypnettorch: it takes every tensor of one axis for a bias")
         for text in plan.warnings
@@ -698,7 +720,7 @@ def test_compat_divides_by_zero_where_the_original_does() -> None:
 
 def test_compat_drops_what_is_said_in_part() -> None:
     plan = initconf.compile(Fused(), spec(hyperfan(compat="hypnettorch", w_val={"weight": 0.0})))
-    assert plan.warnings == (
+    assert plan.warnings[1:] == (
         "init.rules.hyper.initializer: compat: hypnettorch: it drops what w_val, w_var, b_val, b_var say of a weight or bias "
         "unless all four do: w1, w2",
     )

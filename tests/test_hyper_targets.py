@@ -13,7 +13,7 @@ from torch import nn
 
 import initconf
 from initconf.errors import CompileError, InitConfError, SpecError
-from initconf.heads import described
+from initconf.generated import described
 from initconf.hyper.targets import Target, declared, from_meta, from_shapes, from_sites, of_object
 from initconf.spec import DeclaredTargets
 from initconf.survey import survey

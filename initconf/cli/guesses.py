@@ -11,7 +11,7 @@ from initconf import layouts
 from initconf.choices import choose
 from initconf.cli.catalogue import as_yaml
 from initconf.errors import Problem, listed
-from initconf.heads import described, names
+from initconf.generated import described, names
 from initconf.hyper.heads import TARGET
 from initconf.hyper.targets import Target
 from initconf.owners import Found, parameters

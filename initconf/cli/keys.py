@@ -18,7 +18,7 @@ from pydantic import BaseModel
 from initconf import docstrings
 from initconf.cli.catalogue import comment
 from initconf.cli.typed import Candidate, Typed
-from initconf.spec import ROLE_MEANINGS, DeclaredLayout, InitSpec, Rule
+from initconf.spec import ROLE_MEANINGS, DeclaredLayout, DeclaredTargets, InitSpec, Rule
 
 if TYPE_CHECKING:
     from initconf.registry import Initializer
@@ -29,7 +29,7 @@ Body = dict[str, Any]
 
 _YAML = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 _GROUP = re.compile(r"(?P<group>init(/\w+)?)(@(init\.)?(?P<package>[\w.]*))?")
-_MODELS: dict[str, type[BaseModel]] = {"rules": Rule, "layouts": DeclaredLayout}
+_MODELS: dict[str, type[BaseModel]] = {"rules": Rule, "layouts": DeclaredLayout, "targets": DeclaredTargets}
 _NAMED = ("initializer", "nonlinearity")
 """Keys that hold a name, or a mapping in which it stands."""
 
@@ -79,12 +79,12 @@ def _children(body: Mapping[str, Any], steps: Steps) -> dict[str, tuple[str, str
             from initconf import activations
 
             return {"name": ("=", "")} | dict.fromkeys(activations.describe(_name(body, steps) or "linear"), ("=", ""))
-        case ("rules" | "layouts" as place,):
+        case ("rules" | "layouts" | "targets" as place,):
             return dict.fromkeys(body.get(place) or {}, (".=", ""))
-        case () | ("rules" | "layouts", _):
+        case () | ("rules" | "layouts" | "targets", _):
             model = _MODELS[steps[0]] if steps else InitSpec
             told = docstrings.fields(model)
-            ends = dict.fromkeys(_NAMED, "=.") | dict.fromkeys((*_MODELS, "targets"), ".")
+            ends = dict.fromkeys(_NAMED, "=.") | dict.fromkeys(_MODELS, ".")
             return {name: (ends.get(name, "="), told.get(name, "")) for name in model.model_fields}
     return {}
 

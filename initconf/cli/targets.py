@@ -21,7 +21,7 @@ def targets(args: Namespace) -> Answer:
     spec = read_spec(args, only_overrides(args))
     import_modules(args)
     model = build_model(args)
-    from initconf.heads import described, names
+    from initconf.generated import described, names
 
     there = names(spec)
     if not there:

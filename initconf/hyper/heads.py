@@ -145,7 +145,7 @@ def _fill(of: Generated, held: Sequence[_Held]) -> dict[str, range]:
     what = "values" if held[0].part == "base" else "rows"
     if total != there:
         shown = listed([f"{one.site.name} {one.rows:,}" for one in held])
-        text = f"the {len(of.targets)} targets have {there:,} values, and what is to hold them has {total:,} {what}: {shown}"
+        text = f"the targets have {there:,} values, and what is to hold them has {total:,} {what}: {shown}"
         raise InitConfError(Problem(text, remedy=_ADD_UP))
     spans, at = {}, 0
     for one in held:

@@ -35,6 +35,8 @@ def _arrange_hyperfan(of: Generated, won: Won) -> Arranged:
                 raise InitConfError(f"{compat} has a bias share of one half, and not {share:g}")
             _seeds(own, method, compat, 1.0)
             warnings += [f"compat: {compat}: {text}" for text in mistakes(of.targets, method, compat, given)]
+            if said.get("distribution", "uniform") != "uniform":
+                warnings.append(f"compat: {compat}: it draws uniform values, whatever the distribution")
             if dropped:
                 text = f"it drops what {', '.join(FOUR)} say of a weight or bias unless all four do: {listed(dropped)}"
                 warnings.append(f"compat: {compat}: {text}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from initconf.errors import InitConfError, Problem
@@ -14,15 +15,21 @@ from initconf.spec import Distribution
 
 
 def _arrange_laws(of: Generated, won: Won) -> Arranged:
-    """Says first which tensors the scheme gives what cannot be generated."""
-    problems = []
+    """Bends the laws by the targets' own means and variances; says which tensors the scheme gives what cannot be generated."""
+    problems, laws = [], list[Law]()
+    distribution = next((said["distribution"] for _, said in won if "distribution" in said), "uniform")
     for target, law in zip(of.targets, of.laws, strict=True):
         if law.mean is None or law.std is None:
             text = f"the scheme gives it {law}, whose values are not known here"
             problems.append(Problem(text, target.name, remedy="give it a law of its own in the scheme, such as zeros"))
+        elif target.mean is not None or target.var is not None:
+            mean = law.mean if target.mean is None else target.mean
+            laws.append(spread(mean, law.std**2 if target.var is None else target.var, distribution))
+        else:
+            laws.append(law)
     if problems:
         raise InitConfError(problems)
-    return Arranged(arrange(of, won), [])
+    return Arranged(arrange(replace(of, laws=tuple(laws)), won), [])
 
 
 @register("bias_hyperinit", whole=True, arrange=_arrange_laws)

@@ -152,10 +152,10 @@ def _definitions(partial: bool) -> Schema:
     rule, layout = _object(_properties(Rule)), _object(_properties(DeclaredLayout))
     target, targets = _object(_properties(DeclaredTarget)), _object(_properties(DeclaredTargets))
     if not partial:
-        target |= {"required": ["name", "kind", "shape"]}
-        targets |= _one_of(("module", "tensors", "shapes"))
-        rule |= _one_of(SELECTORS)
-        layout |= _one_of(("match", "search", "glob", "module"))
+        target |= {"allOf": _said(("name", "kind", "shape"))}
+        targets |= {"oneOf": _said(("module", "tensors", "shapes"))}
+        rule |= {"anyOf": _said(SELECTORS)}
+        layout |= {"anyOf": _said(("match", "search", "glob", "module"))}
     taken = {name: _initializer(name) for name in registry.names()}
     initializers = {alias: name for name in taken for alias in (name, *registry.aliases_of(name))}
     curves = {name: activations.normalise(name)[0] for name in activations.names()}
@@ -193,9 +193,9 @@ def _expression() -> Schema:
     return {"type": "string", "pattern": f"^(?:{token})+$", "errorMessage": said}
 
 
-def _one_of(selectors: Iterable[str]) -> Schema:
-    """At least one of these is said, and is not null."""
-    return {"anyOf": [{"required": [name], "properties": {name: {"not": _NULL}}} for name in selectors]}
+def _said(keys: Iterable[str]) -> list[Schema]:
+    """That each of these keys is there, and is not null."""
+    return [{"required": [key], "properties": {key: {"not": _NULL}}} for key in keys]
 
 
 def _mapping(

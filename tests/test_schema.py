@@ -309,6 +309,35 @@ def test_a_schema_takes_what_load_takes(place: str) -> None:
         assert not loads(data) or wrong("scheme", data) == [], value
 
 
+TARGET = {"name": "w", "kind": "weight", "shape": [3, 4]}
+TARGETS = [
+    {"module": "net.0"}, {"module": ""}, {"module": 3}, {"module": "net", "shapes": [[1]]}, {"modul": "net"}, {}, [], 3, "net",
+    None,
+    {"module": "net", "nonlinearity": "tanh", "order": ["a", "b"]}, {"module": "net", "nonlinearity": 3},
+    {"module": "net", "order": "a"}, {"module": "net", "order": [3]}, {"module": "net", "order": []},
+    {"shapes": [[3, 4], []]}, {"shapes": []}, {"shapes": [3]}, {"shapes": [[0]]}, {"shapes": [[1.5]]}, {"shapes": [[None]]},
+    [TARGET], {"tensors": [TARGET, TARGET]}, {"tensors": []}, {"tensors": TARGET}, [3], [TARGET, None], [{**TARGET, "x": 1}],
+    *([{**TARGET, key: value}] for key, values in {
+        "name": ["b.c", "", 3, None],
+        "kind": ["bias", "norm_scale", "scalar", "wieght", None],
+        "shape": [[], [3], "3", [-1], [True], None],
+        "layer": [0, "a", None, 1.5, True, []],
+        "fan_in": [3, 0.5, 0, -1, "3", True, None],
+        "fan_out": [3, 0, None],
+        "mean": [0, -1.5, "0", True, None],
+        "var": [0, 1.5, -1, "1", None],
+        "nonlinearity": ["relu", {"name": "elu", "alpha": 2}, 3, None],
+    }.items() for value in values),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("i", range(len(TARGETS)))
+def test_a_schema_takes_the_targets_that_load_takes(i: int) -> None:
+    data = {"targets": {"main": TARGETS[i]}}
+    assert (wrong("spec", data) == []) == loads(data)
+    assert not loads(data) or wrong("scheme", data) == []
+
+
 def bodies(what: str) -> st.SearchStrategy[dict[str, Any]]:
     """Mappings of a few keys of a spec, a rule or a layout, and now and then of one that does not exist."""
     found = {place.partition(".")[2]: values for place, values in VALUES.items() if place.startswith(f"{what}.")}

@@ -106,11 +106,11 @@ def _validated(said: Any) -> DeclaredTargets:
 
 
 def inside(model: nn.Module, path: str) -> Any:
-    """What a dotted path inside a model leads to; wrappers are passed through."""
+    """What a dotted path inside a model leads to (`.`: the model itself); wrappers are passed through."""
     from initconf.owners import unwrapped
 
     found: Any = unwrapped(model)
-    for n, part in enumerate(parts := path.split(".")):
+    for n, part in enumerate(parts := [] if path == "." else path.split(".")):
         inner = getattr(found, part, None)
         if part.isdecimal() and isinstance(found, (list, tuple)) and int(part) < len(found):
             inner = found[int(part)]

@@ -286,7 +286,7 @@ class DeclaredTargets(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     module: Annotated[str | None, BeforeValidator(checks.text("path inside the model", "main"))] = None
-    """The dotted path of the main network inside the model."""
+    """The dotted path of the main network inside the model; `.` is the model itself, if it has `target_shapes`."""
     tensors: Annotated[
         tuple[Annotated[DeclaredTarget, BeforeValidator(_target)], ...] | None, BeforeValidator(_listed_targets)
     ] = None

@@ -208,6 +208,7 @@ def test_enormous_values() -> None:
 NUMBER = '\n  -> write a number, or an expression such as "1/sqrt(2*n_layers)"'
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("text", [False, True])
 def test_interpolations_that_grow(text: bool) -> None:
     """Forty lines, each of which stands for several of the one before it."""

@@ -237,8 +237,8 @@ PATH = "init.rules.hyper.initializer  (python): hyperfan for the targets 'main':
             nn.MultiheadAttention(4, 1, bias=False),
             spec(targets=[{"name": "w", "kind": "weight", "shape": [3, 4]}], match="out_proj.*")
             | {"rules": {"q": {"block": "q", "initializer": "hyperfan"}}},
-            "init.rules.q.initializer  (python): in_proj_weight: hyperfan serves whole parameters, and not some of their blocks\n"
-            "  -> let the rule claim all of them; targets are bent by their own mean and var",
+            "init.rules.q.initializer  (python): in_proj_weight: hyperfan serves whole parameters, and not some of their "
+            "blocks\n  -> let the rule claim all of them; targets are bent by their own mean and var",
         ),
         (
             Fused(),
@@ -247,8 +247,8 @@ PATH = "init.rules.hyper.initializer  (python): hyperfan for the targets 'main':
         ),
     ],
     ids=[
-        "fits", "total", "boundary", "too-few", "bias-total", "no-bias", "axes", "unknown", "none", "several", "layer", "blocks",
-        "path",
+        "fits", "total", "boundary", "too-few", "bias-total", "no-bias", "axes", "unknown", "none", "several", "layer",
+        "blocks", "path",
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_said_before_any_write(model: nn.Module, said: Any, problem: str) -> None:

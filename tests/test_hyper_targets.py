@@ -215,15 +215,18 @@ def test_an_object_says_what_it_is_made_of() -> None:
         (lambda: declared([{"name": "w", "kind": "weight"}]), "w: it has no shape"),
         (lambda: declared([{"name": "w", "kind": "wieght", "shape": [1]}]), "w: no kind of target is named 'wieght'"),
         (lambda: declared([{"name": "w", "kind": "bias", "shape": [1], "lair": 0}]), "w: 'lair' is not a key of a target"),
+        (lambda: declared([{"name": "w", "kind": "bias", "shape": [1], "var": -1}]), "w: a variance is not negative"),
         (lambda: declared([Target("w", "bias", (1,)), Target("w", "bias", (2,))]), "w: two targets have this name"),
         (lambda: from_meta([[2]], META), "1 shapes, and meta data of 5 tensors"),
         (
             lambda: from_meta([[2]], [{"name": "bn_scales", "layer": 0}]),
             "no kind of tensor is named 'bn_scales'; did you mean 'bn_scale'?",
         ),
-        (lambda: of_object(3), "a int does not say what it generates"),
+        (lambda: from_shapes([[2, 0]]), "[2, 0] is not a shape"),
+        (lambda: from_shapes([3]), "3 is not a shape"),  # type: ignore[list-item]
+        (lambda: of_object(3), "an object of class int does not say what it generates"),
     ],
-    ids=["shape", "kind", "key", "twice", "meta", "meta-kind", "object"],
+    ids=["shape", "kind", "key", "var", "twice", "meta", "meta-kind", "zero", "number", "object"],
 )
 def test_what_is_no_target(make: Callable[[], Any], problem: str) -> None:
     with pytest.raises(InitConfError) as caught:
@@ -245,7 +248,7 @@ class Holder(nn.Module):
 
 
 def of(targets: Any, given: Any = None, model: nn.Module | None = None) -> tuple[Target, ...]:
-    spec = initconf.load({"defaults": ["he"], **({"targets": {"main": targets}} if targets is not None else {})})
+    spec = initconf.load({"targets": {"main": targets}} if targets is not None else {})
     return described(spec, model or Holder(), "main", {"main": given} if given is not None else None).targets
 
 
@@ -299,6 +302,12 @@ def test_what_feeds_the_layers_is_said_beside_or_found() -> None:
     assert [t.nonlinearity for t in of({"tensors": said, "nonlinearity": "tanh"})] == ["tanh", "selu"]
 
 
+def test_a_hypernetwork_may_say_itself_what_it_generates() -> None:
+    model = Holder()
+    model.target_shapes = [[2, 3], [2]]
+    assert rows(of({"module": "."}, None, nn.DataParallel(model))) == rows(from_shapes([[2, 3], [2]]))
+
+
 def test_a_path_leads_through_wrappers() -> None:
     model = Holder()
     model.nets[1] = nn.DataParallel(model.nets[1])
@@ -338,7 +347,7 @@ def test_a_path_leads_through_wrappers() -> None:
 )  # fmt: skip
 def test_bad_targets_are_refused_when_a_spec_is_loaded(targets: Any, problem: str) -> None:
     with pytest.raises(SpecError) as caught:
-        initconf.load({"defaults": ["he"], "targets": {"main": targets}})
+        initconf.load({"targets": {"main": targets}})
     assert str(caught.value) == problem
 
 
@@ -366,7 +375,7 @@ def test_targets_that_are_not_there(targets: Any, problem: str) -> None:
 @pytest.mark.parametrize(
     ("given", "problem"),
     [
-        (3, "targets.main: a int does not say what it generates"),
+        (3, "targets.main: an object of class int does not say what it generates"),
         ({"modul": 3}, "targets.main: modul: 'modul' is not a key of targets"),
         ({"module": nn.Linear(1, 1), "order": 3}, "targets.main: order: not a target's name"),
         (SimpleNamespace(param_shapes_meta=META, param_shapes=[[2]]), "targets.main: 1 shapes, and meta data of 5 tensors"),

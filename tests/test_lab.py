@@ -298,6 +298,7 @@ def test_hydra_1_4_is_told_every_target() -> None:
 # --- bad settings ----------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_bad_override_is_one_text_and_exit_code_1(tmp_path: Path) -> None:
     done = lab(tmp_path, "init.gian=2", "hydra.run.dir=here")
     assert done.returncode == 1
@@ -427,7 +428,7 @@ def test_the_hypernet_runs_each_example_through_the_network_of_its_task(chunk_si
         assert net.chunk_emb.weight.shape == (2, 8)
         flat = torch.cat([w.flatten(1) for w in weights.values()], 1)
         inputs = torch.cat([net.task_emb.weight[2], net.chunk_emb.weight[1]])
-        assert torch.allclose(flat[2, 100:], net.head(net.body(inputs))[:55])
+        assert torch.allclose(flat[2, 100:], net.head(net.body(inputs))[:55], atol=1e-6)
     x = torch.randn(5, 7)
     x[:, 0] = torch.tensor([3.0, 0, 2, 2, 1])
     for row, logits in zip(x, net(x), strict=True):

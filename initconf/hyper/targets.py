@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import operator
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -150,9 +151,12 @@ def declared(said: Iterable[Mapping[str, Any] | Target], nonlinearity: Nonlinear
             text, remedy = f"no kind of target is named {item['kind']!r}", did_you_mean(str(item["kind"]), KINDS)
             problems.append(Problem(text, str(item["name"]), remedy=remedy))
             continue
+        if item.get("var") is not None and item["var"] < 0:
+            problems.append(Problem("a variance is not negative", str(item["name"]), remedy="write 0 for a constant"))
+            continue
         given = {key: value for key, value in item.items() if value is not None}
         feeding = given.pop("nonlinearity", nonlinearity)
-        target = Target(**{**given, "shape": tuple(item["shape"])}, nonlinearity=RELU if feeding is None else feeding)
+        target = Target(**{**given, "shape": _shape(item["shape"])}, nonlinearity=RELU if feeding is None else feeding)
         assumed = ["nonlinearity"] if feeding is None and target.kind in ("weight", "bias") else []
         if target.kind == "scalar" and target.mean is None:
             assumed.append("mean")
@@ -165,6 +169,16 @@ def declared(said: Iterable[Mapping[str, Any] | Target], nonlinearity: Nonlinear
     return found
 
 
+def _shape(said: Sequence[int]) -> tuple[int, ...]:
+    try:
+        shape = tuple(operator.index(n) for n in said)
+    except TypeError:
+        shape = (0,)
+    if any(n < 1 for n in shape):
+        raise InitConfError(f"{said!r} is not a shape")
+    return shape
+
+
 def from_shapes(shapes: Iterable[Sequence[int]], nonlinearity: Nonlinearity | None = None) -> list[Target]:
     """The targets of bare shapes, by the rule of thumb of hypnettorch; all of it is marked as assumed.
 
@@ -173,7 +187,7 @@ def from_shapes(shapes: Iterable[Sequence[int]], nonlinearity: Nonlinearity | No
     """
     found: list[Target] = []
     layer = -1
-    for i, shape in enumerate(shapes):
+    for i, shape in enumerate(map(_shape, shapes)):
         guessed = ["kind", "layer", *(["nonlinearity"] if nonlinearity is None else [])]
         feeding = RELU if nonlinearity is None else nonlinearity
         if len(shape) > 1:
@@ -194,19 +208,18 @@ def from_meta(
 
     Raises InitConfError where the two have not the same length, and for a name that is not one of hypnettorch's kinds.
     """
-    shapes, meta = list(shapes), list(meta)
+    shapes, meta = list(map(_shape, shapes)), list(meta)
     if len(shapes) != len(meta):
         raise InitConfError(f"{len(shapes)} shapes, and meta data of {len(meta)} tensors")
     found = []
     for i, (shape, item) in enumerate(zip(shapes, meta, strict=True)):
-        kind, layer = _OF_HYPNETTORCH.get(item["name"]), item.get("layer", -1)
+        name, layer = str(item.get("name")), item.get("layer", -1)
+        kind = _OF_HYPNETTORCH.get(name)
         if kind is None:
-            raise InitConfError(
-                f"no kind of tensor is named {item['name']!r}; {did_you_mean(str(item['name']), _OF_HYPNETTORCH)}"
-            )
+            raise InitConfError(f"no kind of tensor is named {name!r}; {did_you_mean(name, _OF_HYPNETTORCH)}")
         grouped = kind in ("weight", "bias")
         target = Target(
-            f"{i}.{item['name']}",
+            f"{i}.{name}",
             kind,
             tuple(shape),
             layer if grouped and layer != -1 else None,
@@ -222,14 +235,14 @@ def of_object(thing: Any, nonlinearity: Nonlinearity | None = None) -> list[Targ
 
     Raises InitConfError where it says nothing.
     """
+    if (shapes := getattr(thing, "target_shapes", None)) is not None:
+        return from_shapes(shapes, nonlinearity)  # a hypernetwork of hypnettorch has meta data of its own parameters too
     if (meta := getattr(thing, "param_shapes_meta", None)) is not None:
         learned = getattr(thing, "hyper_shapes_learned", None)
         if learned and len(learned) != len(thing.param_shapes):  # the other tensors are its own
             return from_meta(learned, [meta[i] for i in thing.hyper_shapes_learned_ref], nonlinearity)
         return from_meta(thing.param_shapes, meta, nonlinearity)
-    if (shapes := getattr(thing, "target_shapes", None)) is not None:
-        return from_shapes(shapes, nonlinearity)
-    text = f"a {type(thing).__name__} does not say what it generates"
+    text = f"an object of class {type(thing).__name__} does not say what it generates"
     raise InitConfError(
         Problem(text, remedy="give the main network, a list of targets, or what has target_shapes or param_shapes_meta")
     )

@@ -132,6 +132,13 @@ def test_by_configuration_alone_the_generated_tensors_have_the_right_variances(n
         assert float((values - mean).square().mean()) == pytest.approx(var, rel=6 * math.sqrt(2 / values.numel())), block.label
 
 
+def test_its_own_target_shapes_serve() -> None:
+    main = mlp()
+    shapes = {"main": [list(shape) for shape in main.param_shapes]}
+    plan = initconf.compile(hypernet(main), spec({}, targets={"main": {"module": "."}}))
+    assert plan == initconf.compile(hypernet(main), spec({}), targets=shapes)
+
+
 def test_a_scheme_nests_in_its_bias() -> None:
     main = mlp()
     net = hypernet(main)

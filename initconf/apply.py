@@ -6,7 +6,7 @@ import logging
 import operator
 import time
 from collections.abc import Callable, Collection, Container, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -29,6 +29,7 @@ from initconf.progress import shown
 from initconf.report import Report
 from initconf.shards import gathered, here
 from initconf.skipping import paused
+from initconf.survey import uncollected
 from initconf.threads import Failed, Task, count, run
 from initconf.writing import Writer, is_alone, torch_seed
 
@@ -134,7 +135,8 @@ def initialize(
         spec = spec.model_copy(update={"seed": _checked_seed(seed)})
     if verify not in (True, False, "stats"):
         raise ApplyError(Problem('not True, False or "stats"', "verify", repr(verify)))
-    walked = walk(model)
+    with uncollected():
+        walked = walk(model)
     found = walked.by_name()
     chosen, notes = choose(found, model, only, skip)
     if chosen is not None and (unset := [name for name in found if name not in chosen and lacks_values(found[name])]):
@@ -202,13 +204,11 @@ class _Said:
     notes: tuple[str, ...] = ()
 
 
-@torch.no_grad()
-@paused()
-def _apply(
-    model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
-) -> Report:
-    started = time.perf_counter()
-    crew = count(said.threads)
+@uncollected()
+def _prepared(
+    model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None
+) -> tuple[Writer, tuple[str, ...]]:
+    """All that is done before the first write, every check included."""
     mine = found if chosen is None else {name: where for name, where in found.items() if name in chosen}
     check(plan, mine, said.device, gathered(model))
     if said.generator is not None and (refused := by_torch.refusals(plan, mine)):
@@ -218,6 +218,17 @@ def _apply(
     writer.on_gpu, writer.measure = plan.rng_device == "auto", said.measure
     places = enumerate((entry.zero_row, writer.owners[entry.name].effective) for entry in plan.entries)
     writer.unfinished = {i for i, more in places if more != (None, None)}
+    return writer, notes
+
+
+@torch.no_grad()
+@paused()
+def _apply(
+    model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
+) -> Report:
+    started = time.perf_counter()
+    crew = count(said.threads)
+    writer, notes = _prepared(model, plan, found, said, chosen)
     with _on_cpu(), shown(plan, said.progress) as step:
         try:
             if said.generator is not None:
@@ -253,7 +264,8 @@ def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -
         run(writer.tasks([(i, entry)]), 1 if is_alone(entry) or small else crew, done)
         _finish(i, entry, writer)
     run(writer.tasks(on_gpu), 1, done)
-    run(writer.tasks(together), 1 if small else crew, done)
+    with uncollected() if small else nullcontext():
+        run(writer.tasks(together), 1 if small else crew, done)
     for i, entry in (*on_gpu, *together):
         if entry.zero_row is not None:
             _finish(i, entry, writer)

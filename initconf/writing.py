@@ -76,9 +76,11 @@ class Writer:
     def _tasks_of(self, i: int, entry: Entry) -> Iterator[Task]:
         if not isinstance(entry.law, Keep):
             parameter = self.owners[entry.name].parameter
-            if not entry.blocks and entry.law.elementwise and parameter.numel() < SMALL and self._gathered(i, entry, parameter):
-                if len(self._bunches[_alike(entry, parameter)].entries) == _BUNCH:
-                    yield self._together(self._bunches.pop(_alike(entry, parameter)))
+            small = not entry.blocks and entry.law.elementwise and parameter.numel() < SMALL
+            if small and type(parameter) is torch.nn.Parameter and parameter.is_contiguous():
+                alike = entry.law, parameter.dtype, parameter.device
+                if len(self._gathered(i, entry, parameter, alike).entries) == _BUNCH:
+                    yield self._together(self._bunches.pop(alike))
                 return
             whole = shards.here(parameter)
             for leaf in entry.leaves():
@@ -100,21 +102,18 @@ class Writer:
         """The places in the plan of the parameters all of whose elements are written."""
         return {i for i in self.whole - self.unfinished if self.begun[i] == self.ended[i]}
 
-    def _gathered(self, i: int, entry: Entry, parameter: Tensor) -> bool:
-        """Whether a small parameter could be put with others of its law."""
-        if type(parameter) is not torch.nn.Parameter or not parameter.is_contiguous():
-            return False
+    def _gathered(self, i: int, entry: Entry, parameter: Tensor, alike: Any) -> _Bunch:
+        """Put a small parameter with others of its law; gives all that are together now."""
         key = sampling.key(self.seed, entry.name, entry.law.stream) if not isinstance(entry.law, Constant) else b""
-        bunch = self._bunches.get(_alike(entry, parameter))
+        bunch = self._bunches.get(alike)
         if bunch is None:
-            bunch = _Bunch(entry.law, parameter.dtype, self._place(parameter.device))
-            self._bunches[_alike(entry, parameter)] = bunch
+            bunch = self._bunches[alike] = _Bunch(entry.law, parameter.dtype, self._place(parameter.device))
         bunch.entries.append(i)
         bunch.keys.append(key)
         bunch.targets.append(parameter.detach().view(-1))
         if self.measure:
             bunch.names.append(entry.label)
-        return True
+        return bunch
 
     def _leaf(self, i: int, leaf: Entry, part: Here) -> Iterator[Task]:
         law, size = leaf.law, part.tensor.numel()
@@ -196,10 +195,6 @@ def _registered(law: Custom, shape: tuple[int, ...], like: Tensor, key: bytes) -
 
 
 # --- elementwise laws ------------------------------------------------------------------------------------------------------
-
-
-def _alike(entry: Entry, parameter: Tensor) -> Any:
-    return entry.law, parameter.dtype, parameter.device
 
 
 @dataclass

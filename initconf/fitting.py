@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Container, Mapping
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from initconf import shards
 from initconf.errors import ApplyError, InitConfError, Problem, listed
@@ -39,7 +39,8 @@ def check(plan: Plan, found: Mapping[str, Found], device: object, gathered: Cont
         if entry.name not in found:
             continue
         where = found[entry.name]
-        if (entry.aliases or len(ties[where.identity]) > 1) and (wrong := _wrong_ties(entry, ties[where.identity], planned)):
+        tied = ties[where.identity]
+        if (entry.aliases or len(tied) > 1) and (wrong := _wrong_ties(entry, tied, planned)):
             problems.append(wrong)
         elif id(where.parameter) in gathered:
             problems.append(Problem("FSDP has gathered it, and drops what is written now", entry.name, remedy=RESHARD))
@@ -70,6 +71,9 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     parameter = where.parameter
     if parameter.shape != entry.shape:
         return f"its shape is {tuple(parameter.shape)}, and the plan is for {entry.shape}", AGAIN
+    plain = type(parameter) is nn.Parameter and parameter.is_contiguous() and not parameter.is_meta
+    if plain and not entry.blocks and not isinstance(entry.law, Keep):  # nearly all of them
+        return None
     laws = [leaf.law for leaf in entry.leaves()]
     kept, keeps = all(isinstance(law, Keep) for law in laws), any(isinstance(law, Keep) for law in laws)
     local = parameter
@@ -107,10 +111,10 @@ def _overlaps(found: Mapping[str, Found]) -> list[Problem]:
     spans: dict[int, list[tuple[int, int, str]]] = {}
     seen: set[int] = set()
     for name, where in found.items():
-        p = where.parameter
-        if where.effective is not None or p.is_meta or where.identity in seen or tensor_class(p) is not None:
+        p, identity = where.parameter, where.identity
+        if where.effective is not None or p.is_meta or identity in seen or tensor_class(p) is not None:
             continue
-        seen.add(where.identity)
+        seen.add(identity)
         if p.layout is torch.strided and (length := _extent(p)):
             start = p.data_ptr()
             spans.setdefault(p.get_device(), []).append((start, start + length * p.element_size(), name))

@@ -22,7 +22,10 @@ if TYPE_CHECKING:
 
 @contextmanager
 def uncollected() -> Iterator[None]:
-    """No garbage is collected meanwhile: with every few thousand new objects all old ones would be gone through again."""
+    """No garbage is collected meanwhile: with every few thousand new objects all old ones would be gone through again.
+
+    What was made counts as old afterwards, so that it is not gone through at once when this ends.
+    """
     if not gc.isenabled():
         yield
         return
@@ -30,6 +33,9 @@ def uncollected() -> Iterator[None]:
     try:
         yield
     finally:
+        if not gc.get_freeze_count():  # what somebody froze stays frozen
+            gc.freeze()
+            gc.unfreeze()
         gc.enable()
 
 

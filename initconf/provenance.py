@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
@@ -62,24 +62,57 @@ class Sources:
             elif not isinstance(content, str):
                 if _holds(content, rest):
                     found.append(label)
-                    said = _at(content, rest)
+                    said = value_at(content, rest)
             elif line := _line(content, rest):
                 found.append(f"{label}:{line}")
-                said = _at(_data(content), rest)
+                said = value_at(_data(content), rest)
             elif "<<" in content and _holds(_data(content), rest):  # merged from an anchor
                 found.append(label)
-                said = _at(_data(content), rest)
+                said = value_at(_data(content), rest)
         if self.base is not None:
             found += self.base.chain(path)
         for override in self.overrides:
             if _sets(override, parts):
                 found.append(f"override {override!r}")
-                said = _at(_value(override), parts[len(_target(override)) :])
+                said = value_at(_value(override), parts[len(_target(override)) :])
         if self.node is not None:
-            now = _at(self.node, inside)
+            now = value_at(self.node, inside)
             if isinstance(now, _SCALARS) and (not found or (isinstance(said, _SCALARS) and said != now)):
                 found.append(PYTHON)
         return found
+
+    def unfilled(self) -> list[str]:
+        """Paths relative to the spec whose last word is ???: merging it over a value, OmegaConf loses it."""
+        found: dict[str, None] = {}
+        for n, (_, package, content) in enumerate(self.files):
+            for rest in _open(content if not isinstance(content, str) else _data(content)):
+                parts = (*package, *rest)
+                later = (_said(*file[1:], parts) for file in self.files[n + 1 :])
+                filled = any(holds and value != OPEN for holds, value in later) or any(_sets(o, parts) for o in self.overrides)
+                if parts[: len(self.prefix)] == self.prefix and not filled:
+                    found[".".join(parts[len(self.prefix) :])] = None
+        return list(found)
+
+
+OPEN = "???"
+"""What stands for a value that must be given."""
+
+
+def _open(data: Any, at: tuple[str, ...] = ()) -> Iterator[tuple[str, ...]]:
+    """The paths of what must be given."""
+    for key, value in data.items() if isinstance(data, Mapping) else ():
+        if value == OPEN:
+            yield (*at, str(key))
+        else:
+            yield from _open(value, (*at, str(key)))
+
+
+def _said(package: tuple[str, ...], content: str | Mapping[str, Any], parts: tuple[str, ...]) -> tuple[bool, Any]:
+    """Whether a file says something at a path, and what."""
+    if parts[: len(package)] != package:
+        return False, None
+    data, rest = _data(content) if isinstance(content, str) else content, parts[len(package) :]
+    return _holds(data, rest), value_at(data, rest)
 
 
 def _line(text: str, path: Sequence[str]) -> int | None:
@@ -100,7 +133,7 @@ def _data(text: str) -> Any:
     return OmegaConf.to_container(OmegaConf.create(text), resolve=False)
 
 
-def _at(data: Any, path: Sequence[str]) -> Any:
+def value_at(data: Any, path: Sequence[str]) -> Any:
     for part in path:
         data = data.get(part) if isinstance(data, Mapping) else None
     return data

@@ -7,12 +7,12 @@ from contextlib import nullcontext
 from typing import Any
 
 from omegaconf import DictConfig, ListConfig, OmegaConf
-from omegaconf.errors import GrammarParseError
+from omegaconf.errors import GrammarParseError, MissingMandatoryValue
 from pydantic import BaseModel, ValidationError
 
 from initconf.errors import Problem, SpecError, did_you_mean, near
 from initconf.limits import few_interpolations, resolvers_of_schemes
-from initconf.provenance import Sources
+from initconf.provenance import Sources, value_at
 from initconf.reading import NO_INTERPOLATION, first_line, plain
 from initconf.refusals import TOO_MANY, resolving_problem
 from initconf.spec import SELECTORS, SETTINGS, DeclaredLayout, DeclaredTarget, DeclaredTargets, InitSpec, Rule
@@ -65,6 +65,8 @@ def validated(node: DictConfig, sources: Sources, own: bool = True) -> InitSpec:
     with few_interpolations(), resolvers_of_schemes() if own else nullcontext():
         data, failed = _resolved(node)
     problems = []
+    lost = [path for path in sources.unfilled() if own or value_at(data, path.split(".")) is None]
+    failed += [(path, MissingMandatoryValue("???")) for path in lost if path not in dict(failed)]
     for path, why in failed:
         full = ".".join(part for part in (sources.root, path) if part) or None
         problems.append(resolving_problem(why, full, _unresolved(node, path), sources.of(path) if path else None, own))

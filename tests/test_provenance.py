@@ -234,3 +234,27 @@ def test_of_overrides_in_load(running: Any) -> None:
     with pytest.raises(initconf.SpecError, match=r"^gen\.init\.gain = 'x'  \(override 'init\.gain=x'\): "):
         load(spec, ["gain=x"])
     assert load(spec, ["init=glorot"]).sources("mode") == ["initconf/conf/init/glorot.yaml:8"]
+
+
+# --- what must be given ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("source", "overrides", "path"),
+    [
+        ({"defaults": ["he"], "seed": "???"}, [], "init.seed"),
+        ({"defaults": ["he"], "mode": "???"}, [], "init.mode"),  # over a value of the scheme's
+        ({"defaults": ["he"], "rules": {"head": {"gain": "???"}}}, [], "init.rules.head.gain"),
+        ({"defaults": ["he"], "seed": "???"}, ["gain=2"], "init.seed"),
+    ],
+    ids=["a null", "a value", "in a rule", "beside an override"],
+)
+def test_what_must_be_given_is_not_lost_over_a_scheme(source, overrides, path):
+    """OmegaConf merges no ??? over a value."""
+    with pytest.raises(initconf.SpecError) as caught:
+        initconf.load(source, overrides)
+    assert str(caught.value).startswith(f"{path}  (python): it must be given a value, and has none (???)")
+
+
+def test_what_must_be_given_may_be_given_by_an_override():
+    assert initconf.load({"defaults": ["he"], "seed": "???"}, ["seed=3"]).seed == 3

@@ -98,6 +98,8 @@ def _files(typed: Typed, current: str, *suffixes: str) -> Iterator[Candidate]:
     head, slash, name = current.rpartition("/")
     for path in sorted((Path(head + slash).expanduser() if slash else Path()).iterdir()):
         if path.name.startswith(name) and (name.startswith(".") or not path.name.startswith(".")):
+            if path.name == "__pycache__":  # nobody means it
+                continue
             if path.is_dir():
                 yield f"{head}{slash}{path.name}/", ""
             elif not suffixes or path.suffix in suffixes:

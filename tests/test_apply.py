@@ -18,7 +18,7 @@ from initconf import registry, sampling
 from initconf.errors import ApplyError, CompileError
 from initconf.laws import Custom, Normal
 from initconf.survey import survey
-from tests.conftest import ZOO, gpt, lstm, mlp, padded, tied_gpt, untouched
+from tests.small_models import ZOO, gpt, lstm, mlp, padded, tied_gpt, untouched
 
 
 @cache

@@ -6,11 +6,11 @@ import math
 
 import pytest
 import torch
-from conftest import untouched
 from torch import nn
 
 import initconf
 from initconf import registry
+from tests.small_models import untouched
 
 ARGUMENTS = [
     pytest.param(name, argument, id=f"{name}.{argument}")

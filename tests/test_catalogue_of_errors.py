@@ -3,13 +3,13 @@
 import re
 from pathlib import Path
 
-import conftest
 import pytest
-from conftest import untouched
 
 import initconf
 from initconf import CompileError, SpecError, load
 from initconf.loading import catalogue, rule_files, schemes
+from tests import small_models
+from tests.small_models import untouched
 
 CATALOGUE = Path(__file__).with_name("catalogue_of_errors.md").read_text(encoding="utf-8")
 ROWS = re.findall(r"^```yaml ?(\w*)\n(.*?)^```\n```text\n(.*?)\n```$", CATALOGUE, flags=re.MULTILINE | re.DOTALL)
@@ -31,7 +31,7 @@ def test_what_is_said(make: str, text: str, error: str, tmp_path: Path, monkeypa
     monkeypatch.chdir(tmp_path)
     (tmp_path / "mine.yaml").write_text(text)
     if make:
-        spec, model = load("mine.yaml"), getattr(conftest, make)()
+        spec, model = load("mine.yaml"), getattr(small_models, make)()
         with untouched(model), pytest.raises(CompileError) as caught:
             initconf.initialize(model, spec)
     else:

@@ -3,12 +3,12 @@
 from typing import Any
 
 import pytest
-from conftest import gpt, mlp, untouched
 
 import initconf
 from initconf import CompileError, load
 from initconf.choices import choose
 from initconf.laws import Constant, Law
+from tests.small_models import gpt, mlp, untouched
 
 WEIGHTS = {"role": "weight"}
 

@@ -6,11 +6,11 @@ import logging
 
 import pytest
 import torch
-from conftest import convnet, mlp, padded, tied_gpt
 from torch import nn
 
 import initconf
 from initconf.errors import ApplyError
+from tests.small_models import convnet, mlp, padded, tied_gpt
 
 
 def changed(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:

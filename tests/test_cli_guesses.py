@@ -15,7 +15,7 @@ from initconf.cli.guesses import Guess, guesses
 from initconf.cli.inputs import read_sites
 from initconf.layouts import layout
 from tests.command_line import Run, user
-from tests.conftest import gpt
+from tests.small_models import gpt
 
 
 @pytest.fixture(scope="module")

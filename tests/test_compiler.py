@@ -14,7 +14,7 @@ from torch import nn
 import initconf
 from initconf.laws import Constant, Keep, ModuleDefault, Normal, Orthogonal, TruncatedNormal, Uniform
 from initconf.loading import schemes
-from tests.conftest import ZOO, gpt, mlp, padded, tied_gpt, untouched
+from tests.small_models import ZOO, gpt, mlp, padded, tied_gpt, untouched
 
 ROOT2 = math.sqrt(2)
 

@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import attention, convnet, encoder, gpt, lstm, mlp, tied_gpt, untouched
 from torch import nn
 
 import initconf
 from initconf import ApplyError, CompileError, InitConfError, Problem, SpecError, load
 from initconf.errors import did_you_mean, listed, near
+from tests.small_models import attention, convnet, encoder, gpt, lstm, mlp, tied_gpt, untouched
 
 Make = Callable[[], nn.Module]
 

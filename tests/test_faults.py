@@ -24,7 +24,7 @@ from initconf.errors import ApplyError, InitConfError
 from initconf.laws import Law
 from initconf.moments import Moments
 from initconf.plan import Plan
-from tests.conftest import mlp, padded
+from tests.small_models import mlp, padded
 
 # --- a law that fails where it is told to ------------------------------------------------------------------------------------
 

@@ -11,12 +11,12 @@ from pathlib import Path
 
 import hydra
 import pytest
-from conftest import gpt, mlp, tied_gpt
 from hydra import compose, initialize, initialize_config_dir, initialize_config_module
 from omegaconf import DictConfig, OmegaConf
 
 import initconf
 from initconf.loading import catalogue
+from tests.small_models import gpt, mlp, tied_gpt
 
 VERSION = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 

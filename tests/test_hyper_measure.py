@@ -8,7 +8,6 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import untouched
 from torch import Tensor, nn
 
 from initconf.errors import CompileError, InitConfError
@@ -16,6 +15,7 @@ from initconf.hyper import measure
 from initconf.hyper.targets import Target
 from initconf.measurement import LayerRow, Measurement, TensorRow
 from initconf.measuring import by_name, moments
+from tests.small_models import untouched
 
 
 def mlp(*sizes: int) -> nn.Sequential:

@@ -224,11 +224,11 @@ for kind, gates in GATES.items():
 
 
 class Bare(nn.Module):
-    """A parameter `w`, and what is to be done with it."""
+    """A parameter `w`, zero where a row writes no block, and what is to be done with it."""
 
     def __init__(self, *shape: int):
         super().__init__()
-        self.w = nn.Parameter(torch.empty(shape))
+        self.w = nn.Parameter(torch.zeros(shape))
 
 
 def bare(shape: tuple[int, ...], x: tuple[int, ...], run: Callable[..., Tensor], block: str | None = None, **said: Any) -> Row:

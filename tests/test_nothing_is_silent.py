@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from conftest import gpt, mlp, tied_gpt, untouched
 from torch import nn
 
 import initconf
+from tests.small_models import gpt, mlp, tied_gpt, untouched
 
 
 @pytest.mark.parametrize("scheme", ["he", "gpt2", "megatron", "tfixup", "deepnorm", "tensor2tensor"])

@@ -7,7 +7,6 @@ from functools import cache
 
 import pytest
 import torch
-from conftest import untouched
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -15,6 +14,7 @@ import initconf
 from initconf.errors import CompileError, InitConfError
 from initconf.parametrized import assign, effective, parametrised
 from initconf.survey import survey
+from tests.small_models import untouched
 
 weight_norm, spectral_norm, orthogonal = (
     parametrizations.weight_norm,

@@ -20,7 +20,7 @@ import initconf
 from initconf.errors import InitConfError
 from initconf.laws import Normal
 from initconf.plan import COLUMNS, FORMAT, STREAM, Entry, Plan
-from tests.conftest import ZOO, convnet, gpt, lstm, mlp, padded, tied_gpt
+from tests.small_models import ZOO, convnet, gpt, lstm, mlp, padded, tied_gpt
 
 ROOT = Path(__file__).parent.parent
 SPECS = {
@@ -237,7 +237,7 @@ def test_the_fingerprint_is_the_same_in_every_process():
     """Also under another hash seed, which reorders sets."""
     code = """
 import initconf, torch
-from tests.conftest import ZOO
+from tests.small_models import ZOO
 specs = [initconf.load(name) for name in ("he", "gpt2", "torch")]
 for name in ("gpt", "lstm", "padded"):
     for spec in specs:

@@ -13,7 +13,7 @@ import initconf
 from initconf import report as reports
 from initconf.errors import ApplyError
 from initconf.laws import Normal, TruncatedNormal, Uniform
-from tests.conftest import ZOO, lstm, mlp, padded
+from tests.small_models import ZOO, lstm, mlp, padded
 
 
 @cache

@@ -4,7 +4,6 @@ import time
 from typing import Any
 
 import pytest
-from conftest import gpt, lstm, mlp, tied_gpt, untouched
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
@@ -14,6 +13,7 @@ from initconf import CompileError, Rule
 from initconf.rules import match
 from initconf.sites import Layout, Place, Site
 from initconf.survey import survey
+from tests.small_models import gpt, lstm, mlp, tied_gpt, untouched
 
 GAIN = {"initializer": "variance_scaling"}
 

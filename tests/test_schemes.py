@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import ZOO, mlp, untouched
 from hydra import compose, initialize_config_module
 
 import initconf
@@ -19,6 +18,7 @@ from initconf.lab.hypernet import Hypernet
 from initconf.laws import Keep, ModuleDefault
 from initconf.loading import rule_files, schemes
 from initconf.spec import ROLES, Rule
+from tests.small_models import ZOO, mlp, untouched
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 SCHEMES, RULE_FILES = schemes(), rule_files()

@@ -23,7 +23,6 @@ import hydra
 import numpy as np
 import pytest
 import torch
-from conftest import mlp
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from omegaconf import OmegaConf
@@ -35,6 +34,7 @@ from initconf import CompileError, InitConfError, SpecError, files, load
 from initconf.files import contents
 from initconf.limits import resolvers_of_schemes
 from initconf.loading import load_application
+from tests.small_models import mlp
 
 VERSION = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 

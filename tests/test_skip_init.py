@@ -19,8 +19,8 @@ import initconf
 from initconf import skip_init
 from initconf.errors import ApplyError, CompileError
 from initconf.marks import is_skipped, mark
-from tests.conftest import ZOO, mlp
 from tests.constructing import Drawn, built, compare, skipped
+from tests.small_models import ZOO, mlp
 
 ALL_NORMAL = {"rules": {"all": {"glob": "*", "initializer": {"name": "normal", "std": 1}}}}
 ALL_KEPT = {"rules": {"all": {"glob": "*", "initializer": "keep"}}}

@@ -7,7 +7,6 @@ import warnings
 
 import pytest
 import torch
-from conftest import untouched
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
@@ -15,6 +14,7 @@ import initconf
 from initconf.errors import CompileError
 from initconf.owners import CONTAINERS, FLAT, NORMALISED, WRAPPERS, parameters
 from initconf.survey import survey
+from tests.small_models import untouched
 
 
 def mlp():

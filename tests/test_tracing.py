@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 import torch.nn.functional as F
-from conftest import gpt, untouched
 from torch import nn
 
 import initconf
 from initconf.tracing import trace
+from tests.small_models import gpt, untouched
 
 
 def feeds(model, example=None):

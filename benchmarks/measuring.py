@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import platform
@@ -22,6 +23,7 @@ def seconds(work: Callable[[], object], repeats: int = 5) -> float:
     work()
     taken = []
     for _ in range(repeats):
+        gc.collect()  # models are cycles: what the last run left would stay, and this one would ask for new memory
         start = time.perf_counter()
         work()
         taken.append(time.perf_counter() - start)

@@ -7,25 +7,15 @@ The yardstick is what nobody can do without: going once through `model.named_par
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Callable
-from statistics import median
 
 import torch
+from measuring import save, seconds, table
 from torch import nn
 
 import initconf
 from initconf.survey import survey
-
-
-def seconds(work: Callable[[], object], repeats: int = 5) -> float:
-    taken = []
-    for _ in range(repeats):
-        start = time.perf_counter()
-        work()
-        taken.append(time.perf_counter() - start)
-    return median(taken)
 
 
 def peak(work: Callable[[], object]) -> int:
@@ -58,16 +48,25 @@ def main() -> None:
     model = blocks(10_000, 64)  # ten parameters a block
     count = sum(1 for _ in model.parameters())
     walk = seconds(lambda: list(model.named_parameters()))
-    print(f"{count:,} parameters; named_parameters() takes {walk:.2f} s")
-    for name, work in {
-        "survey": lambda: survey(model),
-        "survey and compile": lambda: initconf.compile(model, spec),
-    }.items():
+    works = {"survey": lambda: survey(model), "survey and compile": lambda: initconf.compile(model, spec)}
+    times = [{"part": "named_parameters()", "parameters": count, "s": walk, "of the walk": 1.0}]
+    for name, work in works.items():
         taken = seconds(work)
-        print(f"  {name:20} {taken:.2f} s  {taken / walk:.1f} times named_parameters()")
-    models = blocks(100, 64), blocks(100, 16_384)
-    small, large = (peak(lambda m=m: initconf.compile(m, spec)) for m in models)
-    print(f"peak memory of compile, 1,000 parameters: width 64 {small / 1e6:.2f} MB, width 16,384 {large / 1e6:.2f} MB")
+        times.append({"part": name, "parameters": count, "s": taken, "of the walk": taken / walk})
+    table(times)
+    print()
+    memory = [
+        {
+            "part": "peak memory of compile",
+            "width": width,
+            "parameters": 1_000,
+            "MB": peak(lambda m=m: initconf.compile(m, spec)) / 1e6,
+        }
+        for width in (64, 16_384)
+        for m in [blocks(100, width)]
+    ]
+    table(memory)
+    save("planning", times + memory)
 
 
 if __name__ == "__main__":

@@ -1,12 +1,15 @@
 """How tests run: how hypothesis looks for examples, what memory holds, and what a test may leave behind."""
 
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from hypothesis import settings
 
 from initconf import activations, layouts, registry, survey  # noqa: F401 - survey registers the layouts of third parties
+from tests import command_line
 
 # The same examples in every run, and no time limit for a single one: a suite that fails by luck teaches nobody anything.
 # `pytest --hypothesis-profile=explore` looks for new ones.
@@ -38,3 +41,22 @@ def _restored() -> Iterator[None]:
             table.clear()
             table.update(old)
     torch.set_rng_state(state)
+
+
+# --- a user at the command line ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Where the user stands, with what they have there."""
+    yield from command_line.user(tmp_path_factory.mktemp("user"))
+
+
+@pytest.fixture
+def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(folder)
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    return lambda *words: command_line.Run(capsys, *words)

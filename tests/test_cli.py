@@ -21,24 +21,12 @@ import initconf
 from initconf.cli import COMMANDS, catalogue, main
 from initconf.lab import results
 from initconf.spec import ROLE_MEANINGS, ROLES
-from tests.command_line import Run, net, planned, shell, user
+from tests.command_line import net, planned, shell
+
+pytestmark = pytest.mark.usefixtures("here")
+
 
 PLAN = ["plan", "--model", "cli_nets:build", "init=he"]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield from user(tmp_path_factory.mktemp("user"))
-
-
-@pytest.fixture(autouse=True)
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    return lambda *words: Run(capsys, *words)
 
 
 # --- plan ------------------------------------------------------------------------------------------------------------------

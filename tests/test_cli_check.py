@@ -14,6 +14,9 @@ import pytest
 import initconf
 from tests.command_line import Run, user
 
+pytestmark = pytest.mark.usefixtures("here")
+
+
 FILES = {
     "conf/init/rules/bends.yaml": "emb: {initializer: {std: 0.1}}\nnorm: {gain: 2}\nblocks: {glob: 'blocks.*', gain: 2}\n",
     "conf/init/rules/wrong.yaml": "emb: {initializer: {std: 0.1}}\nx: {glob: a, gian: 3}\ny: {glob: a, initializer: zerso}\n",
@@ -35,11 +38,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             (path / name).parent.mkdir(parents=True, exist_ok=True)
             (path / name).write_text(text)
         yield path
-
-
-@pytest.fixture(autouse=True)
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
 
 
 @pytest.fixture

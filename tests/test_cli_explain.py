@@ -1,8 +1,6 @@
 """`initconf explain`: what is said of one parameter, word for word."""
 
 import json
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,22 +12,8 @@ from initconf.cli import explain
 from initconf.cli.verdicts import verdicts
 from initconf.rules import match
 from initconf.survey import survey
-from tests.command_line import Run, user
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield from user(tmp_path_factory.mktemp("user"))
-
-
-@pytest.fixture(autouse=True)
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    return lambda *words: Run(capsys, *words)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 # --- explain ---------------------------------------------------------------------------------------------------------------

@@ -2,7 +2,6 @@
 
 import json
 import shlex
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,23 +13,9 @@ import initconf
 from initconf.cli.guesses import Guess, guesses
 from initconf.cli.inputs import read_sites
 from initconf.layouts import layout
-from tests.command_line import Run, user
 from tests.small_models import gpt
 
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    yield from user(tmp_path_factory.mktemp("user"))
-
-
-@pytest.fixture(autouse=True)
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
-
-
-@pytest.fixture
-def run(capsys: pytest.CaptureFixture[str]) -> Any:
-    return lambda *words: Run(capsys, *words)
+pytestmark = pytest.mark.usefixtures("here")
 
 
 # --- plan --strict ---------------------------------------------------------------------------------------------------------

@@ -18,6 +18,9 @@ from torch import Tensor
 import initconf
 from tests.command_line import Run, net, planned, user
 
+pytestmark = pytest.mark.usefixtures("here")
+
+
 State = dict[str, Tensor]
 VALUES = """
 import initconf
@@ -52,11 +55,6 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (path / "cli_values.py").write_text(VALUES)
         planned().save(path / "plan.json")
         yield path
-
-
-@pytest.fixture(autouse=True)
-def here(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(folder)
 
 
 @pytest.fixture

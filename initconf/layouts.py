@@ -110,6 +110,10 @@ def find(module: nn.Module, name: str, parameter: Tensor, known: dict[type, list
             where = kind.__qualname__, name
             if not isinstance(found, Layout):
                 raise InitConfError(f"the layout of {'.'.join(where)} is {found!r}, not a Layout")
+            carrier, own = found.fans_of, module._parameters
+            if isinstance(carrier, str) and carrier not in own and "parametrizations" not in module._modules:
+                text = f"the layout of {'.'.join(where)}: its owner has no parameter {carrier!r} to take the fans of"
+                raise InitConfError(Problem(text, remedy=did_you_mean(carrier, own)))
             try:
                 return _fitted(found, parameter.shape)
             except InitConfError as error:

@@ -569,6 +569,12 @@ def test_what_is_no_layout_is_refused(own_layouts):
         assert refused(lambda *_, wrong=wrong: wrong, 3, 6) == f"the layout of InOut.weight is {wrong!r}, not a Layout"
 
 
+def test_fans_of_a_parameter_that_the_owner_lacks_are_refused(own_layouts):
+    assert refused(lambda *_: Layout(role="bias", fans_of="wieght"), 3, 6) == (
+        "the layout of InOut.weight: its owner has no parameter 'wieght' to take the fans of\n  -> did you mean 'weight'?"
+    )
+
+
 def test_a_layout_function_that_raises_is_named(own_layouts):
     def fails(module, name, parameter):
         return Layout(groups=module.n_groups)

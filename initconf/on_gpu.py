@@ -7,6 +7,7 @@ steps of its block by one map for each digit of the block's number, and each of 
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from contextlib import nullcontext
 from functools import lru_cache
@@ -16,7 +17,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initconf.stream import stand
+from initconf.stream import generator, key, stand
+from initconf.stream import uniforms as on_cpu
+
+log = logging.getLogger("initconf")
 
 _MULTIPLIER = 0xDA942042E4DD58B5
 _MASK = (1 << 128) - 1
@@ -26,15 +30,15 @@ _LEVELS = 3
 """Digits of the tables: enough for 2^30 steps of one launch."""
 MOST = 1 << 30
 """The most steps of one launch."""
+_STREAMS = (1 << 16) - 1
+"""The most streams of one launch: programs along CUDA's second axis."""
 
 
 @lru_cache(maxsize=1)
 def _kernel() -> Any:
-    """The kernel, None where there is no triton: it comes with torch's builds for CUDA."""
-    try:
-        from initconf.stream_kernel import fill
-    except ImportError:
-        return None
+    """The kernel; importing it fails where there is no triton, which comes with torch's builds for CUDA."""
+    from initconf.stream_kernel import fill
+
     return fill
 
 
@@ -59,29 +63,55 @@ def _halves(numbers: Sequence[int]) -> Tensor:
 
 def serves(device: torch.device) -> bool:
     """Whether the stream can be computed on a device."""
-    return device.type == "cuda" and _kernel() is not None
+    return device.type == "cuda" and works(device)
 
 
-def uniforms(keys: Sequence[bytes], counts: Sequence[int], out: Tensor, first: int = 0) -> Tensor:
+@lru_cache(maxsize=64)
+def works(device: torch.device) -> bool:
+    """Whether the kernel runs on a device and gives the CPU's bits there, tried on a few numbers; why it does not is logged.
+
+    That there is no compiler for what launches a kernel, or that a GPU is too old, comes out at the first launch only.
+    """
+    try:
+        for dtype in (torch.float32, torch.float64):
+            tried = key(0, "tried")
+            found = uniforms([tried], [99], torch.empty(99, dtype=dtype, device=device)).cpu()
+            if not torch.equal(found, on_cpu(generator(tried), torch.empty(99, dtype=dtype, device="cpu"))):
+                raise ArithmeticError("it gives other bits than the CPU")
+    except Exception as error:  # noqa: BLE001 - whatever triton, its compiler or the driver raise
+        log.warning(
+            "values for %s are made on the CPU and copied, which takes longer: the kernel does not run there: %s: %s",
+            device,
+            type(error).__name__,
+            error,
+        )
+        return False
+    return True
+
+
+def uniforms(keys: Sequence[bytes], counts: Sequence[int], out: Tensor, first: int | Sequence[int] = 0) -> Tensor:
     """Fill a contiguous float32 or float64 tensor on a GPU with symmetric uniforms of several streams, one after the other.
 
     Args:
         counts: how many of each.
-        first: the number of the first one, the same for all.
+        first: the number of the first one, of all or of each.
     """
     double = out.dtype == torch.float64
+    firsts = [first] * len(keys) if isinstance(first, int) else first
     bits, rows, start = np.random.PCG64DXSM(0), [], 0
-    for key, count in zip(keys, counts, strict=True):
-        stand(bits, key, first if double else first // 2)
+    for name, count, at in zip(keys, counts, firsts, strict=True):
+        stand(bits, name, at if double else at // 2)
         there: Any = bits.state["state"]
         state, increment = there["state"], there["inc"]
-        rows += [state, state >> 64, increment, increment >> 64, start, count, 0 if double else first % 2]
+        rows.append([state, state >> 64, increment, increment >> 64, start, count, 0 if double else at % 2])
         start += count
-    most = max(counts)
-    steps = most if double else (most + first % 2 + 1) // 2
-    if steps > MOST:
-        raise ValueError(f"{steps} steps are more than one launch can do")
-    grid = (-(-steps // _LANES), len(counts))
     with torch.cuda.device(out.device) if out.is_cuda else nullcontext():  # triton's interpreter works in memory
-        _kernel()[grid](out, _halves(rows).to(out.device), _table(out.device), DOUBLE=double, LANES=_LANES, num_warps=4)
+        for i in range(0, len(rows), _STREAMS):
+            some = rows[i : i + _STREAMS]
+            steps = max(count if double else (count + odd + 1) // 2 for *_, count, odd in some)
+            if steps > MOST:
+                raise ValueError(f"{steps} steps are more than one launch can do")
+            streams = _halves([number for row in some for number in row]).to(out.device)
+            grid = (-(-steps // _LANES), len(some))
+            _kernel()[grid](out, streams, _table(out.device), DOUBLE=double, LANES=_LANES, num_warps=4)
     return out

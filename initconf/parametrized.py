@@ -63,8 +63,8 @@ def round_trip(chain: Any, weight: Tensor) -> str:
     try:
         with torch.no_grad(), torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(0)  # and no accelerator's
-            probe = weight if weight.is_meta else torch.randn(weight.shape, dtype=weight.dtype, device=weight.device)
-            twin.right_inverse(probe)
+            drawn = weight if weight.is_meta else torch.randn(weight.shape, dtype=weight.dtype, device="cpu")
+            twin.right_inverse(drawn.to(weight.device))
             shape = tuple(twin().shape)
     except Exception as error:  # noqa: BLE001
         raise _refused(chain, f"cannot be assigned to: {error}") from None

@@ -103,7 +103,8 @@ def reset_buffers(
         if not lost or not callable(getattr(pretrained if method == PRETRAINED else module, method, None)):
             continue
         blank: dict[int, object] = {id(p): _on_meta(p) for p in module.parameters()}
-        fresh = {name: torch.empty_like(module._buffers[name], device=device) for name in lost}  # type: ignore[arg-type]
+        # On the CPU, whose generator is the one that is seeded: the same values then on every device.
+        fresh = {name: torch.empty_like(module._buffers[name], device="cpu") for name in lost}  # type: ignore[arg-type]
         blank |= {id(module._buffers[name]): buffer for name, buffer in fresh.items()}
         try:
             twin = _twin(module, blank)

@@ -54,12 +54,9 @@ class Source:
 
     def runs(self, key: bytes, runs: Sequence[tuple[int, int]], out: Tensor) -> Tensor:
         """Fill a contiguous tensor with ascending runs (first, count) of the symmetric uniforms of a stream."""
+        if on_gpu.serves(out.device):
+            return on_gpu.uniforms([key] * len(runs), [n for _, n in runs], out, [first for first, _ in runs])
         end, at, each = 0, 0, 1 if out.dtype == torch.float64 else 2
-        if out.is_cuda:
-            for first, count in runs:
-                self.at(key, first, out[end : end + count])
-                end += count
-            return out
         array = out.numpy()
         dtype: Any = array.dtype
         spare = np.empty(1, dtype)

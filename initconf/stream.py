@@ -59,7 +59,8 @@ def uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
     return symmetric(out)
 
 
-_LEAST = torch.tensor(2.0**-24 - 1)
+_LEAST = torch.from_numpy(np.array(2.0**-24 - 1, dtype=np.float32))
+"""By way of NumPy, for which torch's default dtype, device and modes mean nothing."""
 
 
 def many_uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:

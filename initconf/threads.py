@@ -94,6 +94,9 @@ class _Crew:
     def __init__(self, tasks: Iterator[Task], done: Callable[[Task, Any], None]):
         self.tasks, self.done = tasks, done
         self.lock, self.stop = threading.Lock(), False
+        # A new thread would work in CUDA's default streams: before, or in the middle of, what the caller has queued in its own.
+        cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
+        self.streams = [torch.cuda.current_stream(i) for i in range(torch.cuda.device_count())] if cuda else []
         self.error: BaseException | None = None
 
     def work(self, threads: int) -> None:
@@ -120,6 +123,8 @@ class _Crew:
     def _member(self, end: threading.Event) -> None:
         try:
             torch.set_num_threads(1)
+            for stream in self.streams:
+                torch.cuda.set_stream(stream)
             source = Source()
             while (task := self._next()) is not None:
                 made = _made(task, source)

@@ -121,7 +121,7 @@ class Writer:
             return
         key = sampling.key(self.seed, leaf.name, law.stream or leaf.block)
         if isinstance(law, Constant):
-            for _, piece in pieces(part.tensor, sampling.CHUNK):
+            for _, piece in pieces(part.tensor, sampling.CHUNK if part.tensor.is_cpu else _LARGE):
                 yield Task(partial(_fill, piece, law.value), piece.numel(), (i,))
         elif isinstance(law, Construction):
             yield Task(partial(self._construct, law, key, part), size, (i,))

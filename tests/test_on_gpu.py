@@ -49,6 +49,19 @@ def same_bits(device: str) -> None:
         assert torch.equal(found.cpu(), expected), dtype
 
 
+def runs(device: str, monkeypatch) -> None:
+    """Pieces of one stream in one launch, and in several where they are too many for one."""
+    pieces = [(0, 3), (3, 1), (8, 5), (2047, 2), (5000, 2050), (9001, 1)]
+    for dtype in (torch.float32, torch.float64):
+        whole = sampling.Source().at(KEY, 0, torch.empty(10_000, dtype=dtype))
+        expected = torch.cat([whole[first : first + n] for first, n in pieces])
+        for most in (1 << 15, 4):
+            monkeypatch.setattr(on_gpu, "_STREAMS", most)
+            out = torch.empty(expected.numel(), dtype=dtype, device=device)
+            on_gpu.uniforms([KEY] * len(pieces), [n for _, n in pieces], out, [first for first, _ in pieces])
+            assert torch.equal(out.cpu(), expected), (dtype, most)
+
+
 def far_blocks(device: str) -> None:
     """Past a million steps the number of a block has a second digit."""
     n = 2 * 1024 * 1030 + 5
@@ -68,6 +81,7 @@ def a_model_written_there(monkeypatch) -> None:
         return net
 
     plain = initconf.initialize(make(), "he", threads=1).model
+    assert on_gpu.works(torch.device("cpu"))
     calls = []
     monkeypatch.setattr(on_gpu, "serves", lambda device: True)
     real = on_gpu.uniforms
@@ -96,13 +110,43 @@ def test_without_cuda_nothing_is_computed_there():
     assert not on_gpu.serves(torch.device("meta"))
 
 
+@pytest.mark.parametrize("kernel", ["missing", "failing", "other bits"])
+def test_where_the_kernel_does_not_run_the_values_are_made_on_the_cpu(kernel, monkeypatch, caplog):
+    """As it is found out on a GPU; here the device is the CPU, which `works` does not ask about."""
+
+    class Launched:
+        def __getitem__(self, grid):
+            return lambda out, *_, **__: out.zero_()
+
+    def failing():
+        if kernel == "missing":
+            raise ModuleNotFoundError("No module named 'triton'")
+        if kernel == "failing":
+            raise RuntimeError("Failed to find C compiler")
+        return Launched()
+
+    monkeypatch.setattr(on_gpu, "_kernel", failing)
+    on_gpu.works.cache_clear()
+    assert not on_gpu.works(torch.device("cpu"))
+    on_gpu.works.cache_clear()
+    said = {
+        "missing": "ModuleNotFoundError: No module named 'triton'",
+        "failing": "RuntimeError: Failed to find C compiler",
+        "other bits": "ArithmeticError: it gives other bits than the CPU",
+    }
+    assert caplog.messages == [
+        "values for cpu are made on the CPU and copied, which takes longer: the kernel does not run there: " + said[kernel]
+    ]
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("check", ["same_bits", "far_blocks", "a_model_written_there"])
+@pytest.mark.parametrize("check", ["same_bits", "runs", "far_blocks", "a_model_written_there"])
 def test_in_tritons_interpreter(check):
     if importlib.util.find_spec("triton") is None:
         pytest.skip("triton is not installed (it comes with torch's builds for CUDA)")
-    argument = "pytest.MonkeyPatch()" if check == "a_model_written_there" else "'cpu'"
-    script = f"import pytest, test_on_gpu; test_on_gpu.{check}({argument})"
+    patch = "pytest.MonkeyPatch()"
+    arguments = {"runs": f"'cpu', {patch}", "a_model_written_there": patch}.get(check, "'cpu'")
+    script = f"import pytest, test_on_gpu; test_on_gpu.{check}({arguments})"
     here = str(Path(__file__).parent)
     environment = {
         **os.environ,
@@ -117,6 +161,8 @@ def test_in_tritons_interpreter(check):
 def test_the_bits_of_the_uniforms_are_the_cpus():
     same_bits("cuda")
     far_blocks("cuda")
+    with pytest.MonkeyPatch.context() as patch:
+        runs("cuda", patch)
 
 
 @needs_gpu
@@ -159,3 +205,47 @@ def test_a_model_on_a_gpu_has_the_values_of_one_on_the_cpu(rng_device):
         assert float((a - b.cpu()).abs().max()) <= tolerance, name
     meta = initconf.initialize(make().to("meta"), spec, device="cuda").model
     assert all(torch.equal(a, b) for a, b in zip(there.parameters(), meta.parameters(), strict=True))
+
+
+class Noise(nn.Module):
+    """Its buffer is drawn when it is reset."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("phase", torch.empty(64))
+        self.weight = nn.Parameter(torch.ones(4, 4))
+
+    def reset_parameters(self) -> None:
+        nn.init.uniform_(self.phase)
+        nn.init.ones_(self.weight)
+
+
+@needs_gpu
+def test_what_is_drawn_for_a_gpu_is_the_cpus_and_leaves_cuda_s_random_state():
+    def make() -> nn.Module:
+        return nn.Sequential(Noise(), nn.utils.parametrizations.weight_norm(nn.Linear(8, 8)))
+
+    plain = initconf.initialize(make().to("meta"), "he", device="cpu").model
+    torch.cuda.manual_seed(3)
+    before = torch.cuda.get_rng_state()
+    there = initconf.initialize(make().to("meta"), "he", device="cuda").model
+    initconf.compile(make().cuda(), "he")
+    assert torch.equal(torch.cuda.get_rng_state(), before)
+    assert torch.equal(there[0].phase.cpu(), plain[0].phase)
+
+
+@needs_gpu
+def test_threads_work_in_the_caller_s_stream():
+    """What the caller has queued before is done before, also where the CPU makes the values."""
+    spec = {"defaults": ["he"], "rng_device": "cpu"}
+    plain = initconf.initialize(nn.Linear(2048, 2048), spec).model.weight.detach()
+    model, noise = nn.Linear(2048, 2048).cuda(), torch.randn(4096, 4096, device="cuda")
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), torch.no_grad():
+        for _ in range(50):
+            noise = (noise @ noise).clamp_(-1, 1)
+        model.weight.copy_(noise[:2048, :2048])
+        initconf.initialize(model, spec, threads=2)
+        stream.synchronize()
+    assert torch.equal(model.weight.detach().cpu(), plain)

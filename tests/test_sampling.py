@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -446,3 +448,44 @@ def test_a_construction_draws_from_the_parameter_s_own_stream():
     expected = q * r.diagonal().sign()
     assert torch.allclose(orthogonal(Orthogonal(1.0, (4, 3))), expected)
     assert torch.allclose(orthogonal(Orthogonal(1.0, (3, 4))), expected.T)
+
+
+# What a process may have said before initconf is first used; torch's defaults are no defaults of the stream.
+BEFORE = {
+    "nothing": "pass",
+    "bfloat16": "torch.set_default_dtype(torch.bfloat16)",
+    "float16": "torch.set_default_dtype(torch.float16)",
+    "float64": "torch.set_default_dtype(torch.float64)",
+    "default device meta": "torch.set_default_device('meta')",
+    "with device meta": "torch.device('meta').__enter__()",
+    "inference mode": "torch.inference_mode().__enter__()",
+}
+FIRST_USE = """
+import hashlib, torch
+{before}
+import initconf
+from initconf import laws, sampling
+key, source = sampling.key(0, "w"), sampling.Source()
+for law in (laws.Uniform(-1.0, 2.0), laws.Normal(0.0, 0.02), laws.TruncatedNormal(0.0, 0.02, -1.0, 3.0)):
+    for dtype in (torch.float32, torch.float64):
+        made = sampling.values(law, key, 0, 20_000, dtype, source)
+        print(hashlib.sha256(made.numpy().tobytes()).hexdigest())
+"""
+
+
+@pytest.fixture(scope="module")
+def first_uses() -> dict[str, str]:
+    """What each process prints; they run side by side."""
+    crew = {
+        name: subprocess.Popen(
+            [sys.executable, "-c", FIRST_USE.format(before=before)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        )
+        for name, before in BEFORE.items()
+    }
+    return {name: process.communicate()[0] for name, process in crew.items()}
+
+
+@pytest.mark.parametrize("name", list(BEFORE)[1:])
+def test_torch_s_defaults_at_the_first_use_change_nothing(name, first_uses):
+    assert first_uses["nothing"].count("\n") == 6
+    assert first_uses[name] == first_uses["nothing"]

@@ -17,7 +17,7 @@ from initconf.choosing import Names, choose
 from initconf.compiler import compiled
 from initconf.conditions import copied, second_moments
 from initconf.errors import ApplyError, InitConfError, Problem, SpecError, listed
-from initconf.fitting import check
+from initconf.fitting import check, check_device
 from initconf.laws import Keep
 from initconf.loading import load
 from initconf.marks import lacks_values
@@ -30,7 +30,7 @@ from initconf.report import Report
 from initconf.shards import gathered, here
 from initconf.skipping import paused
 from initconf.survey import uncollected
-from initconf.threads import Failed, Task, count, run
+from initconf.threads import Failed, Task, count, full_precision, run
 from initconf.writing import Writer, is_alone, torch_seed
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("initconf")
 
 
+@full_precision()
 def compile(
     model: nn.Module,
     spec: Any,
@@ -91,6 +92,7 @@ def _measuring(model: nn.Module, conditions: Any) -> Callable[[Plan, Collection[
 
 
 @paused()
+@full_precision()
 def initialize(
     model: nn.Module,
     spec: Any,
@@ -135,12 +137,15 @@ def initialize(
         spec = spec.model_copy(update={"seed": _checked_seed(seed)})
     if verify not in (True, False, "stats"):
         raise ApplyError(Problem('not True, False or "stats"', "verify", repr(verify)))
+    check_device(device)
     with uncollected():
         walked = walk(model)
     found = walked.by_name()
     chosen, notes = choose(found, model, only, skip)
     if chosen is not None and (unset := [name for name in found if name not in chosen and lacks_values(found[name])]):
         notes = (*notes, f"{listed(unset)}: no values yet, skip_init left them out")
+    if chosen is not None and (unset := [name for name in found if name not in chosen and found[name].parameter.is_meta]):
+        notes = (*notes, f"{listed(unset)}: not chosen, and still on meta")
     measure = _measuring(model, conditions)
     plan = compiled(model, spec, example=example, walked=walked, chosen=chosen, targets=targets, measure=measure)
     for warning in plan.warnings:
@@ -161,6 +166,7 @@ def _checked_seed(seed: Any) -> int:
         raise SpecError(Problem("not an integer", "seed", repr(seed))) from None
 
 
+@full_precision()
 def apply(
     model: nn.Module,
     plan: Plan,
@@ -189,6 +195,7 @@ def apply(
             a registered function fails. The error says what has been written; to apply the plan again mends the rest.
         KeyboardInterrupt: likewise, on Ctrl-C.
     """
+    check_device(device)
     return _apply(model, plan, parameters(model), _Said(device, generator, threads, progress))
 
 
@@ -227,7 +234,7 @@ def _apply(
     model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
 ) -> Report:
     started = time.perf_counter()
-    crew = count(said.threads)
+    crew = min(count(said.threads), 1 + sum(entry.numel for entry in plan.entries) // sampling.CHUNK)
     writer, notes = _prepared(model, plan, found, said, chosen)
     with _on_cpu(), shown(plan, said.progress) as step:
         try:

@@ -56,8 +56,13 @@ class Aside(Mode):  # type: ignore[no-untyped-call]
             return taking(*args, **{**kwargs, "generator": own})
         # What takes no generator (dropout) draws from torch's own, which is put back; other threads should not use it just now.
         devices, kind = ([], "cuda") if device.type == "cpu" else ([own.device.index], device.type)
+        theirs = torch.random if device.type == "cpu" else torch.get_device_module(device)
+        which = () if device.type == "cpu" else (own.device,)
         with _global_state, torch.random.fork_rng(devices, device_type=kind):
-            return func(*args, **kwargs)
+            theirs.set_rng_state(own.get_state(), *which)
+            done = func(*args, **kwargs)
+            own.set_state(theirs.get_rng_state(*which))
+        return done
 
     def _generator(self, device: torch.device) -> torch.Generator:
         with _disable_current_modes():
@@ -68,6 +73,39 @@ class Aside(Mode):  # type: ignore[no-untyped-call]
                 fresh.set_state(state)
                 self.generators[key] = fresh
             return self.generators[key]
+
+
+class Seeded(Aside):  # type: ignore[no-untyped-call]
+    """Draws from a generator of its own, whatever torch's global state is, and whoever else draws from it meanwhile.
+
+    What runs inside and seeds torch itself gets the numbers of its seed, and torch's state is put back.
+    """
+
+    def __init__(self, own: torch.Generator) -> None:
+        super().__init__({own.device: own})
+
+    def __enter__(self) -> Any:
+        self.state, self.alone = torch.get_rng_state(), threading.active_count() == 1
+        self.before = self.seed = torch.initial_seed()
+        return super().__enter__()
+
+    def __exit__(self, *error: object) -> None:
+        super().__exit__(*error)
+        # What a thread that is alone finds changed it has changed itself, by the seed that was there already.
+        if torch.initial_seed() != self.before or self.alone:
+            torch.set_rng_state(self.state)
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        with _disable_current_modes():
+            if torch.initial_seed() != self.seed:
+                self.seed = torch.initial_seed()
+                for generator in self.generators.values():
+                    generator.manual_seed(self.seed)
+            own = next(iter(self.generators.values()))
+            fresh = own if device == own.device else torch.Generator(device)
+            if fresh.device not in self.generators:
+                self.generators[fresh.device] = fresh.manual_seed(own.initial_seed())
+            return self.generators[fresh.device]
 
 
 @cache

@@ -22,7 +22,7 @@ _WHOLE = (torch.float32, torch.float64, torch.complex64, torch.complex128)
 _CONSTRUCTED = 1e-5
 """How far factorised laws may be off, by their largest value."""
 _GPU = 1e-6
-"""How far what a GPU has computed may be off, by its mean and std."""
+"""How far what a GPU has computed may be off, by its mean and std or by the value, where that is larger."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +110,8 @@ def _rows(plan: Plan, entry: Entry, tensor: Tensor, source: Source) -> Iterator[
 
 def _held(plan: Plan, leaf: Entry, part: Tensor, zero: int | None, source: Source) -> Compared:
     law, worst, far, size, said = leaf.law, 0.0, 0.0, 0.0, ""
-    equal, flat = True, part.reshape(-1)
+    scale = max(abs(law.mean or 0.0), law.std or 0.0)
+    equal, by_gpu, flat = True, True, part.reshape(-1)
     for first, count, made in _made(law, sampling.key(plan.seed, leaf.name, law.stream or leaf.block), part, source):
         found = flat[first : first + count]
         made = made.to(part.dtype)
@@ -124,14 +125,16 @@ def _held(plan: Plan, leaf: Entry, part: Tensor, zero: int | None, source: Sourc
             worst, place = float(ulps.max()), int(ulps.argmax())
             x, y = (t.reshape(-1)[place].item() for t in (_real(found), _real(made)))
             said = f"element {first + place // (2 if made.is_complex() else 1)} is {x:.9g}, and the plan's is {y:.9g}"
-        far, size = max(far, float(apart.max())), max(size, float(_real(made).abs().max()))
+        sizes = _real(made).abs()
+        far, size = max(far, float(apart.max())), max(size, float(sizes.max()))
+        by_gpu = by_gpu and bool((apart <= _GPU * sizes.clamp(min=scale)).all())
     if equal:
         return Compared(leaf.label, EQUAL)
     if worst <= (_ULPS if part.dtype in _WHOLE else 1):
         return Compared(leaf.label, CLOSE, f"to {worst:.3g} units in the last place")
     if isinstance(law, Construction) and far <= _CONSTRUCTED * size:
         return Compared(leaf.label, CLOSE, f"to {far:.2g}, as matrices are from machine to machine")
-    if law.elementwise and plan.rng_device == "auto" and far <= _GPU * max(abs(law.mean or 0.0), law.std or 0.0):
+    if law.elementwise and plan.rng_device == "auto" and by_gpu:
         return Compared(leaf.label, CLOSE, f"to {far:.2g}, as a GPU computes them")
     return Compared(leaf.label, OTHER, said)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Container, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +18,27 @@ from initconf.plan import Entry, Plan
 
 AGAIN = "compile the plan for this model"
 RESHARD = "call reshard() on the module that was given to fully_shard"
+
+
+def check_device(device: Any) -> None:
+    """Raise ApplyError for what is no device of this machine, or has no memory. None: none was asked for."""
+    if device is None:
+        return
+
+    def refused(text: str) -> ApplyError:
+        there = ["device='cpu'", *(f"device='cuda:{i}'" for i in range(torch.cuda.device_count()))]
+        return ApplyError(Problem(text, "device", repr(device), remedy=f"say one that is there: {listed(there)}"))
+
+    try:
+        known = torch.device(device)
+    except (RuntimeError, TypeError):  # RuntimeError also for a whole number where there is no accelerator
+        raise refused("not a device of torch") from None
+    if known.type == "meta":
+        raise refused("it has no memory for values")
+    try:
+        torch.empty(0, device=known)
+    except Exception:  # noqa: BLE001 - each backend raises its own: AssertionError, NotImplementedError, ImportError
+        raise refused("torch has no such device here") from None
 
 
 def check(plan: Plan, found: Mapping[str, Found], device: object, gathered: Container[int] = ()) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from typing import TYPE_CHECKING, Any
 
+from initconf.aside import Aside, Seeded
 from initconf.errors import InitConfError, Problem
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ def effective(chain: Any) -> Tensor:
     import torch
 
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
+        with torch.no_grad(), Aside({}):
             weight: Tensor = copy.deepcopy(chain)().detach()
             return weight
     except Exception as error:  # noqa: BLE001 - whatever a user's parametrisation raises
@@ -61,8 +62,7 @@ def round_trip(chain: Any, weight: Tensor) -> str:
             raise InitConfError(Problem(f"its parametrisation {type(step).__name__} has no right_inverse", remedy=remedy))
     twin = copy.deepcopy(chain)
     try:
-        with torch.no_grad(), torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(0)  # and no accelerator's
+        with torch.no_grad(), Seeded(torch.Generator("cpu").manual_seed(0)):
             drawn = weight if weight.is_meta else torch.randn(weight.shape, dtype=weight.dtype, device="cpu")
             twin.right_inverse(drawn.to(weight.device))
             shape = tuple(twin().shape)
@@ -84,11 +84,7 @@ def assign(chain: Any, weight: Tensor, seed: int) -> None:
     """
     import torch
 
-    accelerator = [] if weight.device.type == "cpu" else [weight.device]
-    with torch.no_grad(), torch.random.fork_rng(accelerator, device_type=weight.device.type if accelerator else "cuda"):
-        torch.default_generator.manual_seed(seed)
-        for device in accelerator:
-            torch.get_device_module(device).manual_seed(seed)
+    with torch.no_grad(), Seeded(torch.Generator("cpu").manual_seed(seed)):
         chain.right_inverse(weight)
         if _dotted(chain[0]) == _WEIGHT_NORM:
             length, direction = chain.original0, chain.original1

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initconf.aside import Mode
+from initconf.aside import Aside, Mode, Seeded
 from initconf.laws import ModuleDefault
 from initconf.owners import SHARDED, Found, tensor_class
 from initconf.parametrized import effective, parametrised
@@ -81,7 +81,7 @@ def _is_set(where: Found) -> bool:
         blank = {id(p): _on_meta(p) for p in where.module.parameters()}
         twin = _twin(where.module, blank)
         before = _memory(blank[id(where.parameter)])
-        with torch.random.fork_rng(devices=[]), torch.no_grad(), _Written() as written:
+        with Aside({}), torch.no_grad(), _Written() as written:
             where.pretrained._init_weights(twin)  # type: ignore[union-attr,operator]
         now = twin._parameters[where.place.attribute]
     except Exception:  # noqa: BLE001 - the user's code, which may not run on meta; then nothing is known of it
@@ -103,13 +103,12 @@ def reset_buffers(
         if not lost or not callable(getattr(pretrained if method == PRETRAINED else module, method, None)):
             continue
         blank: dict[int, object] = {id(p): _on_meta(p) for p in module.parameters()}
-        # On the CPU, whose generator is the one that is seeded: the same values then on every device.
+        # On the CPU: the same values then for every device.
         fresh = {name: torch.empty_like(module._buffers[name], device="cpu") for name in lost}  # type: ignore[arg-type]
         blank |= {id(module._buffers[name]): buffer for name, buffer in fresh.items()}
         try:
             twin = _twin(module, blank)
-            with torch.random.fork_rng(devices=[]), torch.no_grad(), _Written() as written:
-                torch.default_generator.manual_seed(seed)
+            with Seeded(torch.Generator("cpu").manual_seed(seed)), torch.no_grad(), _Written() as written:
                 getattr(pretrained, method)(twin) if method == PRETRAINED else getattr(twin, method)()
         except Exception:  # noqa: BLE001 - the user's code, which may not run without parameters; the buffer is then named
             continue
@@ -147,14 +146,9 @@ def reset_values(law: ModuleDefault, where: Found, random: int | torch.Generator
             dtype = wide(weight) if keyed else weight.dtype
             twin.register_parameter(name, nn.Parameter(torch.full_like(weight, torch.nan, device="cpu", dtype=dtype)))
     does = where.pretrained if law.reset == PRETRAINED else twin
-    with torch.random.fork_rng(devices=[]), torch.set_grad_enabled(does is twin):
-        if isinstance(random, int):
-            torch.default_generator.manual_seed(random)  # torch.manual_seed would seed the accelerators too
-        else:
-            torch.set_rng_state(random.get_state())
+    own = torch.Generator("cpu").manual_seed(random) if isinstance(random, int) else random
+    with Seeded(own), torch.set_grad_enabled(does is twin):
         getattr(does, law.reset)(*([twin] if does is not twin else []))
-        if not isinstance(random, int):
-            random.set_state(torch.get_rng_state())
     values: Tensor = twin._parameters[where.place.attribute].detach()  # type: ignore[union-attr]
     if bool(torch.isnan(values).any()):
         raise RuntimeError(f"{type(does).__name__}.{law.reset} does not set {where.place.attribute}")

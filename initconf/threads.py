@@ -21,6 +21,16 @@ VARIABLE = "INITCONF_THREADS"
 _one_at_a_time = threading.RLock()
 
 
+def _forked() -> None:
+    """Of the threads of a process its fork has one; what another one held would be held for ever."""
+    global _one_at_a_time
+    _one_at_a_time = threading.RLock()
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_forked)
+
+
 @dataclass(frozen=True, slots=True)
 class Task:
     """Some elements to be written, which depend on nothing that another task does."""
@@ -67,6 +77,13 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(threads)
 
 
+@contextmanager
+def full_precision() -> Iterator[None]:
+    """Matrices are multiplied in the dtype that they have, also where autocast says otherwise (for its own thread alone)."""
+    with torch.autocast("cpu", enabled=False), torch.autocast("cuda", enabled=False):
+        yield
+
+
 def run(tasks: Iterable[Task], threads: int, done: Callable[[Task, Any], None]) -> None:
     """Do all tasks; `done` hears of each, one at a time, with what its work returned.
 
@@ -98,6 +115,7 @@ class _Crew:
         cuda = torch.cuda.is_available() and torch.cuda.is_initialized()  # type: ignore[no-untyped-call]
         self.streams = [torch.cuda.current_stream(i) for i in range(torch.cuda.device_count())] if cuda else []
         self.error: BaseException | None = None
+        self.inference = torch.is_inference_mode_enabled()  # and so may write what was made in it
 
     def work(self, threads: int) -> None:
         # Events, for Thread.join takes a thread for ended once Ctrl-C has interrupted it (Python 3.11).
@@ -106,8 +124,13 @@ class _Crew:
             threading.Thread(target=self._member, args=(end,), name=f"initconf-{i}", daemon=True) for i, end in enumerate(ends)
         ]
         try:
-            for member in crew:
-                member.start()
+            for member, end in zip(crew, ends, strict=True):
+                try:
+                    member.start()
+                except RuntimeError:  # the machine lends no more threads
+                    end.set()
+            if all(member.ident is None for member in crew):
+                self._member(ends[0])
             for end in ends:
                 while not end.wait(0.1):  # with a limit, so that Ctrl-C is heard
                     pass
@@ -126,10 +149,11 @@ class _Crew:
             for stream in self.streams:
                 torch.cuda.set_stream(stream)
             source = Source()
-            while (task := self._next()) is not None:
-                made = _made(task, source)
-                with self.lock:
-                    self.done(task, made)
+            with torch.inference_mode(self.inference):
+                while (task := self._next()) is not None:
+                    made = _made(task, source)
+                    with self.lock:
+                        self.done(task, made)
         except BaseException as error:  # noqa: BLE001 - raised again in the calling thread
             with self.lock:
                 self.error = self.error or error

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from initconf import files, on_gpu, registry, sampling, shards
+from initconf.aside import Seeded
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
 from initconf.moments import Moments
 from initconf.owners import Found
@@ -184,11 +185,12 @@ def torch_seed(key: bytes) -> int:
 
 def _registered(law: Custom, shape: tuple[int, ...], like: Tensor, key: bytes) -> Tensor:
     fresh = torch.full(shape, torch.nan, dtype=wide(like))
-    with torch.random.fork_rng(devices=[]):
-        before = torch.get_rng_state()
-        registry.find(law.name).fn(fresh, generator=torch.Generator().manual_seed(torch_seed(key)), **dict(law.settings))
-        if not torch.equal(before, torch.get_rng_state()):
-            raise RuntimeError("it draws from torch's global random state; it must draw from the generator that it is given")
+    spare = torch.Generator("cpu")
+    before = spare.get_state()
+    with Seeded(spare) as aside:
+        registry.find(law.name).fn(fresh, generator=torch.Generator("cpu").manual_seed(torch_seed(key)), **dict(law.settings))
+    if len(aside.generators) > 1 or not torch.equal(before, spare.get_state()):
+        raise RuntimeError("it draws from torch's global random state; it must draw from the generator that it is given")
     if bool(torch.isnan(fresh).any()):
         raise RuntimeError("it does not write every value of the tensor that it is given")
     return fresh

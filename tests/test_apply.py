@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import math
 import random
+import threading
 import warnings
 from functools import cache
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -865,3 +867,60 @@ def test_module_default_of_what_nobody_sets_is_an_error_before_the_first_write()
         "_Scale has neither reset_parameters nor _reset_parameters\n"
         "  -> {name: module_default, otherwise: keep} keeps the values that are there"
     )
+
+
+def everywhere(initializer: str) -> dict:
+    return {"initializer": initializer, "rules": {"biases": {"role": "bias", "initializer": initializer}}}
+
+
+class Drawing(nn.Linear):
+    """While it is reset, another thread draws from torch's global state, and somebody seeds that state, if so asked."""
+
+    seeds = False
+    drawn: ClassVar[list[torch.Tensor]] = []
+
+    def reset_parameters(self) -> None:
+        other = threading.Thread(target=lambda: self.drawn.append(torch.rand(5)))
+        other.start()
+        other.join()
+        if self.seeds:
+            torch.manual_seed(5)
+        nn.init.uniform_(self.weight)
+        nn.init.uniform_(self.bias)
+
+
+@pytest.mark.parametrize("seeds", [False, True])
+def test_what_others_draw_meanwhile_changes_no_module_default_and_is_not_changed_by_it(monkeypatch, seeds):
+    torch.manual_seed(1)
+    model = Drawing(3, 2)
+    monkeypatch.setattr(Drawing, "seeds", seeds)
+    monkeypatch.setattr(Drawing, "drawn", [])
+    over = threading.Event()
+    bystander = threading.Thread(target=over.wait)
+    bystander.start()
+    torch.manual_seed(2)
+    initconf.initialize(model, everywhere("module_default"))
+    over.set()
+    bystander.join()
+    values = [p.detach().clone() for p in model.parameters()]
+    theirs = [*Drawing.drawn, torch.rand(5)]
+    expected = torch.Generator().manual_seed(2)
+    if not seeds:  # who seeds torch takes the others' place in the stream away
+        assert all(torch.equal(found, torch.rand(5, generator=expected)) for found in theirs)
+    initconf.initialize(model, everywhere("module_default"))
+    assert all(torch.equal(a, b) for a, b in zip(values, model.parameters(), strict=True))
+    weight = torch.rand(2, 3, generator=torch.Generator().manual_seed(5))
+    assert torch.equal(values[0], weight) == seeds
+
+
+def test_a_registered_function_is_not_blamed_for_what_another_thread_draws():
+    @initconf.register("beside")
+    def beside(tensor, *, generator):
+        other = threading.Thread(target=torch.rand, args=(5,))
+        other.start()
+        other.join()
+        tensor.uniform_(generator=generator)
+
+    model = initconf.initialize(nn.Linear(3, 3), everywhere("beside")).model
+    again = initconf.initialize(nn.Linear(3, 3), everywhere("beside")).model
+    assert torch.equal(model.weight, again.weight)

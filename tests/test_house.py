@@ -16,7 +16,7 @@ PACKAGE = Path(__file__).resolve().parent.parent / "initconf"
 ORDER = """
     errors files expressions patterns docstrings laws/ quadrature curves callables activations
     checks spec registry
-    sites guessing layouts third_party parametrized owners marks aside resets skipping survey
+    sites guessing layouts third_party aside parametrized owners marks resets skipping survey
     origins feeding calls tracing
     initializers/
     hyper/

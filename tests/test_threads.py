@@ -390,3 +390,85 @@ def test_instruction_sets_differ_by_two_ulp_at_most(instructions):
         assert bool(((a - b).abs() <= 2 * ulp).all()), name
         if name.startswith("Uniform"):
             assert torch.equal(a, b)
+
+
+# --- what the caller's thread has said, and what the machine lends ----------------------------------------------------------
+
+
+def large() -> nn.Module:
+    """Enough for two threads."""
+    return nn.Sequential(nn.Conv2d(16, 16, 3), nn.Linear(1024, 1100, bias=False))
+
+
+@pytest.mark.parametrize("crew", [1, 2])
+def test_autocast_changes_nothing(crew):
+    spec = {"defaults": ["he"], "rules": {"conv": {"match": "0\\.weight", "initializer": "convolution_orthogonal"}}}
+    plain = initconf.initialize(large(), spec).model
+    linear = nn.utils.parametrizations.orthogonal(nn.Linear(4, 4))
+    with torch.autocast("cpu", torch.bfloat16):
+        model = initconf.initialize(large(), spec, threads=crew).verify().model
+        initconf.initialize(linear, "he")
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("crew", [1, 2])
+def test_what_was_made_in_inference_mode_is_written_in_it(crew):
+    plain = initconf.initialize(large(), "he").model
+    with torch.inference_mode():
+        model = initconf.initialize(large(), "he", threads=crew).model
+        assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+
+@pytest.mark.parametrize("lent", [0, 1])
+def test_where_the_machine_lends_no_more_threads_those_there_are_do_the_work(monkeypatch, lent):
+    plain, starts, start = initconf.initialize(large(), "he").model, [], threading.Thread.start
+
+    def limited(thread):
+        starts.append(thread.name)
+        if len(starts) > lent:
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", limited)
+    model = initconf.initialize(large(), "he", threads=3).model
+    assert len(starts) == 3
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), model.parameters(), strict=True))
+
+
+def test_no_more_threads_are_started_than_there_are_chunks(monkeypatch):
+    starts, start = [], threading.Thread.start
+    monkeypatch.setattr(threading.Thread, "start", lambda thread: starts.append(thread.name) or start(thread))
+    initconf.initialize(large(), "he", threads=3000)
+    assert 2 <= len(starts) <= 6
+
+
+FORKED = """
+import os, signal, threading, torch, initconf
+from initconf import threads
+from torch import nn
+
+inside, over = threading.Event(), threading.Event()
+
+def work(source):
+    inside.set()
+    over.wait()
+
+task = threads.Task(work, 1, (0,))
+held = threading.Thread(target=threads.run, args=([task], 1, lambda *_: None))
+held.start()
+inside.wait()
+child = os.fork()
+if not child:
+    signal.alarm(20)
+    initconf.initialize(nn.Linear(3, 3), "he", threads=1)
+    os._exit(7)
+over.set()
+held.join()
+print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="there is no fork")
+def test_a_child_forked_while_another_thread_writes_can_write():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.returncode) == ("7\n", 0), done.stderr

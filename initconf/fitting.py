@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from initconf.laws import Keep
 from initconf.marks import SKIPPED, lacks_values
 from initconf.owners import Found, tensor_class
 from initconf.plan import Entry, Plan
+from initconf.registry import too_large
 
 AGAIN = "compile the plan for this model"
 RESHARD = "call reshard() on the module that was given to fully_shard"
@@ -93,6 +93,8 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     parameter = where.parameter
     if parameter.shape != entry.shape:
         return f"its shape is {tuple(parameter.shape)}, and the plan is for {entry.shape}", AGAIN
+    if parameter.dtype is not getattr(torch, entry.dtype, None) and (said := _wrong_dtype(entry, parameter)):
+        return said, AGAIN
     plain = type(parameter) is nn.Parameter and parameter.is_contiguous() and not parameter.is_meta
     if plain and not entry.blocks and not isinstance(entry.law, Keep):  # nearly all of them
         return None
@@ -114,6 +116,18 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     elif keeps and lacks_values(where):
         return SKIPPED, AGAIN
     return None
+
+
+def _wrong_dtype(entry: Entry, parameter: Tensor) -> str | None:
+    """Why a plan for one dtype cannot be written into another; float32 and half precision serve each other."""
+    name = str(parameter.dtype).removeprefix("torch.")
+    if _kind(name) != _kind(entry.dtype):
+        return f"it is {name}, and the plan is for {entry.dtype}"
+    return next((text for leaf in entry.leaves() if (text := too_large(leaf.law, name))), None)
+
+
+def _kind(dtype: str) -> str:
+    return next((kind for kind in ("complex", "float") if kind in dtype), "integer")
 
 
 def _shares(tensor: Tensor) -> bool:
@@ -140,13 +154,33 @@ def _overlaps(found: Mapping[str, Found]) -> list[Problem]:
         if p.layout is torch.strided and (length := _extent(p)):
             start = p.data_ptr()
             spans.setdefault(p.get_device(), []).append((start, start + length * p.element_size(), name))
+    problems: list[Problem] = []
+    for held in spans.values():
+        near: list[str] = []
+        last = 0
+        for start, end, name in sorted(held):
+            if start >= last and len(near) > 1:
+                problems += _shared(found, near)
+            near = [*near, name] if start < last else [name]
+            last = max(last, end)
+        problems += _shared(found, near) if len(near) > 1 else []
+    return problems
+
+
+def _shared(found: Mapping[str, Found], names: list[str]) -> Iterator[Problem]:
+    """Those of some tensors side by side whose elements lie where those of another one do; columns of one matrix do not."""
+    tensors = [found[name].parameter.detach() for name in names]
+    size, base = tensors[0].element_size(), tensors[0].data_ptr()
+    even = all(t.element_size() == size and not (t.data_ptr() - base) % size and not _shares(t) for t in tensors)
+    first = [(t.data_ptr() - base) // size for t in tensors]
+    owner = torch.zeros(max(at + _extent(t) for at, t in zip(first, tensors, strict=True)) if even else 0, dtype=torch.int32)
     remedy = "make it one tensor under two names, or give it memory of its own"
-    return [
-        Problem(f"it shares memory with {first[2]}, and is another tensor", second[2], remedy=remedy)
-        for held in spans.values()
-        for first, second in itertools.pairwise(sorted(held))
-        if second[0] < first[1]
-    ]
+    for i, (name, at, t) in enumerate(zip(names, first, tensors, strict=True)):
+        mine = owner.as_strided(t.shape, t.stride(), at) if even else owner
+        other = int(mine.max()) if even else i
+        if other:
+            yield Problem(f"it shares memory with {names[other - 1]}, and is another tensor", name, remedy=remedy)
+        mine.fill_(i + 1)
 
 
 def _extent(p: Tensor) -> int:

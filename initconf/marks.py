@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.nn.parameter import is_lazy
 
-from initconf.owners import Found
+from initconf.owners import SHARDED, Found, tensor_class
 from initconf.parametrized import parametrised
 
 SKIPPED = "its values were skipped by skip_init"
@@ -54,7 +54,13 @@ def _pair(dtype: torch.dtype, device: torch.device) -> Tensor:
 
 
 def is_skipped(parameter: Tensor) -> bool:
-    """Whether a parameter has no values since `skip_init` left them out. Reads three elements; False for sharded tensors."""
+    """Whether a parameter has no values since `skip_init` left them out. Reads three elements.
+
+    Of a sharded one all that lie here are read. A process to whose shard none of the marks has come cannot know it; the one
+    that holds the first element does.
+    """
+    if tensor_class(parameter) == SHARDED:
+        return _is_marked(parameter._local_tensor.detach())  # type: ignore[attr-defined]
     if not holds_numbers(parameter):
         return False
     tensor, step = parameter.detach(), _step(parameter.numel())
@@ -63,6 +69,14 @@ def is_skipped(parameter: Tensor) -> bool:
         if value != value and (start + 1 == tensor.numel() or _element(tensor, start + 1).item() == _AFTER):
             return True
     return False
+
+
+def _is_marked(shard: Tensor) -> bool:
+    if not holds_numbers(shard):
+        return False
+    flat = shard.reshape(-1)
+    lost, after = flat.isnan(), flat == _AFTER
+    return bool(lost[-1]) or bool((lost[:-1] & after[1:]).any())
 
 
 def lacks_values(where: Found) -> bool:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import initconf
+from tests.ranks import pretended
 from tests.small_models import gpt, mlp, tied_gpt, untouched
 
 
@@ -79,6 +80,79 @@ def test_memory_that_two_tensors_share_is_refused():
     model[0].weight = nn.Parameter(flat[:24].view(6, 4))
     model[1].weight = nn.Parameter(flat[24:].view(4, 6))
     initconf.initialize(model, "he").verify()
+
+
+def windows(*views):
+    """Parameters in one memory, of which each sees a part."""
+    model, memory = nn.Module(), torch.zeros(60)
+    for name, (shape, stride, first) in zip("abcdef", views, strict=False):
+        model.register_parameter(name, nn.Parameter(memory.as_strided(shape, stride, first)))
+    return model
+
+
+@pytest.mark.parametrize(
+    ("model", "shared"),
+    [
+        (windows(((6, 4), (10, 1), 0), ((6, 6), (10, 1), 4)), {}),  # columns of one matrix
+        (windows(((30,), (2,), 0), ((30,), (2,), 1)), {}),  # every other element
+        (windows(((6, 5), (10, 1), 0), ((6, 6), (10, 1), 4)), {"b": "a"}),  # one column in both
+        (windows(((60,), (1,), 0), ((5,), (1,), 5), ((5,), (1,), 30)), {"b": "a", "c": "a"}),
+        (windows(((10,), (1,), 0), ((10,), (1,), 5), ((10,), (1,), 20), ((10,), (1,), 30)), {"b": "a"}),
+        (windows(((10,), (1,), 0), ((3, 4), (0, 1), 5)), {"b": "a"}),  # an expanded one: what it covers is taken for its own
+    ],
+    ids=["columns", "alternating", "one column", "within", "chained", "expanded"],
+)
+def test_only_elements_that_two_tensors_have_in_common_are_refused(model, shared):
+    spec = {"rules": {"all": {"glob": "*", "initializer": {"name": "normal", "std": 1.0}}}}
+    if not shared:
+        initconf.initialize(model, spec).verify()
+        return
+    with pytest.raises(initconf.ApplyError) as caught:
+        initconf.initialize(model, spec)
+    found = {p.path: p.text for p in caught.value.problems if "shares memory with" in p.text}
+    assert found == {name: f"it shares memory with {other}, and is another tensor" for name, other in shared.items()}
+
+
+@pytest.mark.parametrize(
+    ("planned", "dtype", "std", "text"),
+    [
+        ("float32", "int8", 1.0, "it is int8, and the plan is for float32"),
+        ("float32", "complex64", 1.0, "it is complex64, and the plan is for float32"),
+        ("complex64", "float32", 1.0, "it is float32, and the plan is for complex64"),
+        ("float32", "float16", 1e5, "values of up to 600000 do not fit float16, which ends at 65504"),
+        ("float32", "float16", 1.0, None),
+        ("bfloat16", "float64", 1.0, None),
+    ],
+)
+def test_a_plan_serves_dtypes_of_its_kind_that_can_hold_its_values(planned, dtype, std, text):
+    def make(dtype):
+        model = nn.Module()
+        model.weight = nn.Parameter(torch.zeros(8, 8, dtype=getattr(torch, dtype)), requires_grad=False)
+        return model
+
+    law = "he_normal" if planned == "complex64" else {"name": "normal", "std": std}
+    plan, model = initconf.compile(make(planned), {"initializer": law}), make(dtype)
+    if text is None:
+        initconf.apply(model, plan)
+        return
+    with untouched(model), pytest.raises(initconf.ApplyError) as caught:
+        initconf.apply(model, plan)
+    assert str(caught.value) == f"weight: {text}\n  -> compile the plan for this model"
+
+
+def test_what_skip_init_left_out_is_not_kept_when_it_was_sharded_since():
+    from torch.distributed.fsdp import fully_shard
+
+    for mesh in pretended((2,)):
+        with initconf.skip_init():
+            model = nn.Sequential(nn.Linear(64, 64), nn.Linear(64, 64))
+        fully_shard(model, mesh=mesh)
+        with pytest.raises(initconf.CompileError, match=r"1\.weight: keep cannot serve it: its values were"):
+            initconf.initialize(model, {"defaults": ["he"], "rules": {"kept": {"glob": "1.weight", "initializer": "keep"}}})
+        notes = initconf.initialize(model, "he", only="0\\..*").notes
+        assert notes == ("1.weight, 1.bias: no values yet, skip_init left them out",)
+        initconf.initialize(model, "he")
+        assert initconf.initialize(model, "he", only="0\\..*").notes == ()
 
 
 @pytest.mark.parametrize("seed", [3.0, "3", True, None])

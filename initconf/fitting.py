@@ -14,7 +14,7 @@ from initconf.laws import Keep
 from initconf.marks import SKIPPED, lacks_values
 from initconf.owners import Found, tensor_class
 from initconf.plan import Entry, Plan
-from initconf.registry import too_large
+from initconf.registry import beyond
 
 AGAIN = "compile the plan for this model"
 RESHARD = "call reshard() on the module that was given to fully_shard"
@@ -123,7 +123,7 @@ def _wrong_dtype(entry: Entry, parameter: Tensor) -> str | None:
     name = str(parameter.dtype).removeprefix("torch.")
     if _kind(name) != _kind(entry.dtype):
         return f"it is {name}, and the plan is for {entry.dtype}"
-    return next((text for leaf in entry.leaves() if (text := too_large(leaf.law, name))), None)
+    return next((text for leaf in entry.leaves() if (text := beyond(leaf.law, name))), None)
 
 
 def _kind(dtype: str) -> str:

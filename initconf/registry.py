@@ -115,21 +115,26 @@ def _unfit(law: Law, site: Any) -> str | None:
         return f"{type(law).__name__} has real values, and the parameter is complex"
     if not (math.isfinite(law.mean) and math.isfinite(law.std) and law.std >= 0):
         return f"its law has mean {law.mean:g} and standard deviation {law.std:g}"
-    return too_large(law, site.dtype)
+    return beyond(law, site.dtype)
 
 
-def too_large(law: Law, name: str) -> str | None:
+def beyond(law: Law, name: str) -> str | None:
     """What of a law's values does not fit a dtype, given by its name; None where they fit, or nothing is known of them."""
     if law.mean is None or law.std is None:
         return None
     import torch
 
     dtype = getattr(torch, name, None)
-    largest = torch.finfo(dtype).max if dtype is not None and (dtype.is_floating_point or dtype.is_complex) else math.inf
+    if dtype is None or not (dtype.is_floating_point or dtype.is_complex):
+        return None
+    info = torch.finfo(dtype)
+    least = info.smallest_normal * info.eps
     low, high = law.bounds
     low, high = max(low, law.mean - 6 * law.std), min(high, law.mean + 6 * law.std)
     reach = max(abs(low), abs(high))
-    return f"values of up to {reach:g} do not fit {name}, which ends at {largest:g}" if reach > largest else None
+    if reach > info.max:
+        return f"values of up to {reach:g} do not fit {name}, which ends at {info.max:g}"
+    return f"values of up to {reach:g} are all 0 in {name}, whose least is {least:g}" if 0 < reach <= least / 2 else None
 
 
 _registered: dict[str, Initializer] = {}

@@ -1,11 +1,13 @@
 """The stream that values are made from: defined by integers alone, so that another implementation can reproduce it.
 
-Version 1: element i of a parameter, or of a block of it, in logical (row-major) order, is `law.quantile(v_i)` with
-`v_i = 2 u_i - 1 + 2^-24`. There `u_i = (h_i >> 8) * 2^-24`, and h_i is the i-th 32-bit half, low half first, of the 64-bit
-outputs of NumPy's PCG64DXSM, whose state and increment are the two halves of a SHA-256 (see `key`). NumPy guarantees those
-outputs for all versions and platforms. float64 has a stream of its own: `u_i = (r_i >> 11) * 2^-53` of the i-th output, and
-`v_i = 2 u_i - 1 + 2^-53`. A complex value takes two consecutive uniforms. A construction (an orthogonal matrix, say) draws what
-it needs from the same stream, in order.
+Version 1: a parameter, or a block of it, has a stream of its own: the 64-bit outputs of NumPy's PCG64DXSM, whose state and
+increment are the two halves of a SHA-256 (see `key`). NumPy guarantees those outputs for all versions and platforms. With h_i
+the i-th 32-bit half of them, low half first, `u_i = (h_i >> 8) * 2^-24` and `v_i = 2 u_i - 1 + 2^-24`. float64 and complex128
+take one output each: `u_i = (r_i >> 11) * 2^-53`, `v_i = 2 u_i - 1 + 2^-53`.
+
+Element i, in logical (row-major) order, of an elementwise law is `law.quantile(v_i)`; a complex one takes `v_2i` and `v_2i+1`.
+A construction (an orthogonal matrix, say) draws what it needs in order. Quantiles, their roundings and constructions are
+defined step by step in notebooks/2-the-stream.ipynb, which reproduces them without this package.
 """
 
 from __future__ import annotations

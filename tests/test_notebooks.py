@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import ast
 import base64
+import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+
+from initconf import laws, registry
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -59,3 +64,48 @@ def test_the_first_notebook_shows_a_histogram_and_finds_a_changed_layer() -> Non
     assert all(
         word in code for word in ("initconf.load", "initconf.compile", "initconf.apply", ".hist(", "plt.show()", ".verify()")
     )
+
+
+# --- the page that defines the stream --------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def stream() -> tuple[str, ast.Module]:
+    """The text and the code of the page."""
+    page = nbformat.read(NOTEBOOKS[1], as_version=4)
+    text, code = ("\n".join(c.source for c in page.cells if c.cell_type == kind) for kind in ("markdown", "code"))
+    return text, ast.parse(code)
+
+
+def keys_of(code: ast.Module, name: str) -> set[str]:
+    """The keys of the dictionary that is assigned to a name."""
+    (found,) = (n.value for n in code.body if isinstance(n, ast.Assign) and ast.unparse(n.targets[0]) == name)
+    assert isinstance(found, ast.Dict)
+    return {ast.literal_eval(key) for key in found.keys if key is not None}
+
+
+def test_every_law_is_defined_on_the_page(stream: tuple[str, ast.Module]) -> None:
+    text, code = stream
+    kinds: list[Any] = [kind for kind in map(vars(laws).get, laws.__all__) if isinstance(kind, type)]
+    elementwise = {kind.__name__ for kind in kinds if getattr(kind, "elementwise", False)}
+    constructions = {kind.__name__ for kind in kinds if issubclass(kind, laws.Construction)} - {"Construction"}
+    assert (keys_of(code, "ELEMENTWISE"), keys_of(code, "CONSTRUCTIONS")) == (elementwise, constructions)
+    others = {kind.__name__ for kind in kinds if issubclass(kind, laws.Law)} - {"Law", "Construction", "Blocks"}
+    assert {name for name in others if not re.search(rf"`{name}\b", text)} == set()
+
+
+def test_every_shipped_initializer_stands_in_the_table_of_the_page(stream: tuple[str, ast.Module]) -> None:
+    rows = [line for line in stream[0].splitlines() if line.startswith("| `")]
+    said = {name for row in rows for name in re.findall(r"`(\w+)`", row)}
+    shipped = {name for name in registry.names() if registry.find(name).shipped}
+    assert len(shipped) > 50
+    assert shipped - said == set()
+
+
+def test_the_page_takes_nothing_of_what_it_defines(stream: tuple[str, ast.Module]) -> None:
+    """Its values are its own: of initconf it uses the plan, what was written, and the one law that no initializer gives."""
+    nodes = [node for node in ast.walk(stream[1]) if isinstance(node, ast.Attribute)]
+    used = {ast.unparse(node) for node in nodes if ast.unparse(node.value).startswith("initconf")}
+    assert used == {"initconf.apply", "initconf.compile", "initconf.laws", "initconf.laws.LogUniform", "initconf.register"}
+    imported = [node for node in ast.walk(stream[1]) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    assert {ast.unparse(node) for node in imported if "initconf" in ast.unparse(node)} == {"import initconf"}

@@ -378,6 +378,11 @@ def test_sites_of_two_dtypes_are_judged_apart():
     assert [p.text for p in caught.value.problems] == [
         "1.weight: constant cannot serve it: values of up to 1e+06 do not fit float16, which ends at 65504"
     ]
+    with pytest.raises(CompileError) as caught:
+        initconf.compile(model, {"initializer": {"name": "normal", "std": 1e-9}})
+    assert [p.text for p in caught.value.problems] == [
+        "1.weight: normal cannot serve it: values of up to 6e-09 are all 0 in float16, whose least is 5.96046e-08"
+    ]
 
 
 # --- entry points ----------------------------------------------------------------------------------------------------------

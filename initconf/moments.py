@@ -21,8 +21,8 @@ class Moments:
     count: int = 0
     total: float = 0.0
     """Of x - m; of complex values the real part."""
-    squares: float = 0.0
-    """Of |x - m|^2."""
+    norm: float = 0.0
+    """The root of the sum of |x - m|^2, which no value's square can overflow."""
     low: float = math.inf
     high: float = -math.inf
 
@@ -36,19 +36,22 @@ class Moments:
         low, high = size.aminmax()  # which are NaN if any value is
         far = piece - self.about if self.about else piece
         parts = torch.view_as_real(far) if far.is_complex() else far
-        squares = torch.dot(flat := parts.reshape(-1), flat)
-        total = parts[..., 0].sum() if far.is_complex() else far.sum()
-        self._join(piece.numel(), float(total), float(squares), float(low), float(high))
+        unit = _unit(max(float(high), -float(low)) + abs(self.about), parts.dtype)
+        if unit != 1:
+            parts = parts / unit
+        norm = math.sqrt(torch.dot(flat := parts.reshape(-1), flat))
+        total = float(parts[..., 0].sum() if far.is_complex() else parts.sum())
+        self._join(piece.numel(), total * unit, norm * unit, float(low), float(high))
         return self
 
     def join(self, other: Moments) -> None:
         """Take in what another gathered about the same number."""
-        self._join(other.count, other.total, other.squares, other.low, other.high)
+        self._join(other.count, other.total, other.norm, other.low, other.high)
 
-    def _join(self, count: int, total: float, squares: float, low: float, high: float) -> None:
+    def _join(self, count: int, total: float, norm: float, low: float, high: float) -> None:
         self.count += count
         self.total += total
-        self.squares += squares
+        self.norm = math.hypot(self.norm, norm)
         self.low, self.high = _worse(min, self.low, low), _worse(max, self.high, high)
 
     @property
@@ -63,7 +66,15 @@ class Moments:
     def std(self) -> float:
         if not self.count:
             return math.nan
-        return math.sqrt(max(0.0, self.squares / self.count - (self.total / self.count) ** 2))
+        spread, off = self.norm / math.sqrt(self.count), abs(self.total) / self.count
+        return math.sqrt(max(0.0, spread - off)) * math.sqrt(spread + off)
+
+
+def _unit(largest: float, dtype: torch.dtype) -> float:
+    """A power of two to divide values by before they are squared and summed: 1 but for very large and very small ones."""
+    exponent = math.frexp(largest)[1] if math.isfinite(largest) else 0
+    harmless, most = (40, 120) if dtype == torch.float32 else (400, 1000)  # such a unit has an inverse
+    return 1.0 if abs(exponent) < harmless else math.ldexp(1.0, max(-most, min(exponent, most)))
 
 
 def _worse(pick: Callable[[float, float], float], a: float, b: float) -> float:
@@ -87,7 +98,7 @@ def unlikely(law: Law, found: Moments, dtype: torch.dtype, chance: float) -> lis
     tails = law.kurtosis - 1 if law.kurtosis > 3 else 1.0
     if abs(found.mean - law.mean) > -NormalDist().inv_cdf(chance) * law.std * math.sqrt(tails / n) + rounding:
         said.append(f"mean {found.mean:.6g} of {n} values, and the law's mean is {law.mean:.6g}")
-    spread = math.sqrt(found.std**2 + (found.mean - law.mean) ** 2)
+    spread = math.hypot(found.std, found.mean - law.mean)
     nearest = min(max(law.std, spread - rounding), spread + rounding)
     if _surprise(nearest, law.std, n) > -math.log(chance) * tails:
         said.append(f"standard deviation {found.std:.6g} of {n} values, and the law's is {law.std:.6g}")
@@ -96,9 +107,7 @@ def unlikely(law: Law, found: Moments, dtype: torch.dtype, chance: float) -> lis
 
 def _surprise(spread: float, std: float, n: int) -> float:
     """How unlikely such a spread of n values about their law's mean is, in nats: Chernoff's bound, which holds for every n."""
-    if spread == std:
-        return 0.0
     if not spread or not std:
-        return math.inf
-    ratio = (spread / std) ** 2
-    return n / 2 * (ratio - 1 - math.log(ratio))
+        return 0.0 if spread == std else math.inf
+    off = 2 * (math.log(spread) - math.log(std))
+    return n / 2 * (math.expm1(off) - off) if off < 700 else math.inf

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
+from initconf.laws import Keep
+from initconf.owners import Found
 from initconf.plan import Plan
+from initconf.report import part
 
 LONG = 100_000_000
 """How many values take long enough for a bar."""
 
 
 @contextmanager
-def shown(plan: Plan, wanted: bool | None, doing: str = "initialising") -> Iterator[Callable[[int], None]]:
-    """Where to report how many values were gone through; None shows them for long work on a terminal."""
-    if wanted is None:
-        wanted = sys.stderr.isatty() and sum(entry.numel for entry in plan.entries) >= LONG
-    if not wanted:
+def shown(
+    plan: Plan, wanted: bool | None, doing: str = "initialising", owners: Mapping[str, Found] | None = None
+) -> Iterator[Callable[[int], None]]:
+    """Where to report how many values were gone through; None shows them for long work on a terminal.
+
+    With `owners` those that are written into their parameters, else all of the plan's.
+    """
+    total = _total(plan, owners) if wanted or (wanted is None and sys.stderr.isatty()) else 0
+    if not wanted and total < LONG:
         yield lambda size: None
         return
     from rich.console import Console
@@ -25,5 +32,12 @@ def shown(plan: Plan, wanted: bool | None, doing: str = "initialising") -> Itera
 
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("values"), TimeRemainingColumn())
     with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
-        task = bar.add_task("", total=sum(entry.numel for entry in plan.entries))
+        task = bar.add_task("", total=total)
         yield lambda size: bar.advance(task, size)
+
+
+def _total(plan: Plan, owners: Mapping[str, Found] | None) -> int:
+    if owners is None:
+        return sum(entry.numel for entry in plan.entries)
+    written = [entry for entry in plan.leaves() if not isinstance(entry.law, Keep)]
+    return sum(part(entry, owners[entry.name].parameter).tensor.numel() for entry in written)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Container, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from initconf import sampling, shards, threads
 from initconf.errors import ApplyError, InitConfError, Problem
-from initconf.laws import Constant, Keep, Orthogonal
+from initconf.laws import Constant, Construction, DeltaOrthogonal, Keep, Law, Normal, Orthogonal, Sparse
 from initconf.moments import Moments, unlikely
 from initconf.owners import parameters
 from initconf.plan import Entry, Plan, align
@@ -68,8 +68,8 @@ class Report:
             for i, entry in enumerate(leaves):
                 if entry.label in known:
                     continue
-                for part in values(entry, found[entry.name].parameter):
-                    for _, piece in pieces(part, sampling.CHUNK):
+                for some in values(entry, found[entry.name].parameter):
+                    for _, piece in pieces(some, sampling.CHUNK):
                         yield Task(partial(_gather, entry.mean or 0.0, piece), piece.numel(), (i,))
 
         def done(task: Task, made: Any) -> None:
@@ -85,9 +85,10 @@ class Report:
     def verify(self) -> Report:
         """Hold the values in the model against the laws of the plan.
 
-        Means and standard deviations by tests that let a right model fail once in 10^9 times; bounds, constants, padding rows,
-        orthogonality and finiteness exactly, up to the dtype's rounding. What the plan cannot know (`keep`, `module_default`,
-        plain functions) must only be finite. Of a sharded parameter each process looks at the values that lie with it.
+        Means and standard deviations by tests that let a right model fail once in 10^9 times; bounds, constants, constructions
+        that draw nothing, padding rows, orthogonality and finiteness exactly, up to the dtype's rounding. What the plan cannot
+        know (`keep`, `module_default`, plain functions) must only be finite. Of a sharded parameter each process looks at the
+        values that lie with it; those of a random construction of which nothing is known but for the whole must be finite, too.
 
         How small an error is found depends on the number n of values: a mean that is off by 7 std/sqrt(n), a standard
         deviation that is off by 5/sqrt(n) of itself (20 percent for 625 values, 5 for 10,000). A handful tells little.
@@ -134,10 +135,11 @@ class Report:
 
 def values(entry: Entry, parameter: Tensor) -> list[Tensor]:
     """The parts of a parameter that an entry speaks of and that lie here, without the row that stays zero."""
-    return [] if parameter.is_meta else _part(entry, parameter).without(entry.zero_row)
+    return [] if parameter.is_meta else part(entry, parameter).without(entry.zero_row)
 
 
-def _part(entry: Entry, parameter: Tensor) -> Here:
+def part(entry: Entry, parameter: Tensor) -> Here:
+    """What an entry speaks of, as far as it lies here."""
     try:
         whole = shards.here(parameter)
     except InitConfError:  # a tensor of a class of its own, which can only be kept
@@ -159,29 +161,84 @@ def _check(entry: Entry, parameter: Tensor, found: Moments, chance: float) -> li
     """What is not as planned; each statistical test fails on right values with the given chance."""
     if parameter.is_meta:
         return ["it is on meta and has no values"] if parameter.numel() else []
-    part = _part(entry, parameter)
+    mine, law = part(entry, parameter), entry.law
     said = []
-    if entry.zero_row is not None and not isinstance(entry.law, Keep):
-        row = part.row(entry.zero_row)
+    if entry.zero_row is not None and not isinstance(law, Keep):
+        row = mine.row(entry.zero_row)
         if row is not None and bool(row.any()):
             said.append(f"the padding row {entry.zero_row} is not zero")
     if not found.finite:
         return ["not all values are finite", *said]
     if entry.effective == "transformed" or not found.count:  # by a parametrisation: not what was assigned
         return said
-    law, dtype = entry.law, part.tensor.dtype
     if isinstance(law, Constant):
-        wanted = float(part.tensor.new_tensor(law.value))
+        wanted = float(mine.tensor.new_tensor(law.value))
         if any(not math.isclose(x, wanted, rel_tol=1e-5 if entry.effective else 0) for x in (found.low, found.high)):
             said.insert(0, f"not all values are {law.value:g}")
         return said
-    said = [*unlikely(law, found, dtype, chance), *said]
-    if isinstance(law, Orthogonal) and part.ranges is None and found.count <= _WHOLE_CHECK:
+    if isinstance(law, Construction):
+        return _check_construction(entry, law, mine, found, chance) + said
+    return unlikely(law, found, mine.tensor.dtype, chance) + said
+
+
+def _check_construction(entry: Entry, law: Construction, mine: Here, found: Moments, chance: float) -> list[str]:
+    if law.deterministic:
+        return _check_each(law, mine, entry.zero_row, 1e-5 if entry.effective else 0.0)
+    whole = mine.ranges is None
+    if not law.exchangeable and not (whole and entry.zero_row is None):
+        return _check_cut(law, mine, entry.zero_row, found.count, chance)
+    said = unlikely(law, found, mine.tensor.dtype, chance)
+    if isinstance(law, Orthogonal) and whole and found.count <= _WHOLE_CHECK:
         import torch
 
-        rest = part.without(entry.zero_row)
-        said += _check_orthogonal(law, torch.cat(rest) if len(rest) > 1 else rest[0], torch.finfo(dtype).eps)
+        rest = mine.without(entry.zero_row)
+        step = torch.finfo(mine.tensor.dtype).eps
+        said += _check_orthogonal(law, torch.cat(rest) if len(rest) > 1 else rest[0], step)
     return said
+
+
+def _check_each(law: Construction, mine: Here, zero_row: int | None, off: float) -> list[str]:
+    """Hold each value against the tensor, which is made again: to a few units in the last place, or as far as `off` says."""
+    import torch
+
+    with torch.device("cpu"):
+        made = mine.of(sampling.construct(law, sampling.key(0, ""), mine.tensor.dtype)).to(mine.tensor)
+    limits, count, first = torch.finfo(mine.tensor.dtype), 0, ""
+    for some, same in zip(mine.without(zero_row), replace(mine, tensor=made).without(zero_row), strict=True):
+        if torch.equal(some, same):
+            continue
+        wide = torch.complex128 if some.is_complex() else torch.float64
+        is_now, wanted = some.to(wide), same.to(wide)
+        allowed = wanted.abs() * max(off, 4 * limits.eps) + limits.eps * limits.smallest_normal
+        wrong = (is_now - wanted).abs() > allowed
+        if not count and bool(wrong.any()):
+            at = tuple(wrong.nonzero()[0].tolist())
+            first = f"the first is {is_now[at].item():.6g}, and should be {wanted[at].item():.6g}"
+        count += int(wrong.count_nonzero())
+    return [f"{count} of {mine.tensor.numel()} values are not those of {type(law).__name__}: {first}"] if count else []
+
+
+def _check_cut(law: Construction, mine: Here, zero_row: int | None, count: int, chance: float) -> list[str]:
+    """Of a part whose moments are not those of the whole: hold what is drawn against its law, where that is known."""
+    import torch
+
+    said, drawn = [], Moments(0.0)
+    of: Law = law
+    if isinstance(law, DeltaOrthogonal):
+        middle, of = mine, law.matrix
+        for axis, index in law.middle.items():
+            middle = middle.narrow(axis, index, 1)
+        for rest in middle.without(zero_row):
+            drawn.add(rest)
+        if bool(mine.tensor.bool().sum() > middle.tensor.bool().sum()):
+            said.append("not all values outside of the kernel's centre are zero")
+    elif isinstance(law, Sparse):
+        of = Normal(0.0, law.normal_std)
+        drawn.add(mine.tensor[mine.tensor.bool()])
+        zeros, seen = 1 - law.density, law.normal_std >= torch.finfo(mine.tensor.dtype).smallest_normal
+        if seen and not drawn.count and (not zeros or count * math.log(zeros) < math.log(chance)):
+            said.append(f"all {count} values are zero")
+    return said + unlikely(of, drawn, mine.tensor.dtype, chance)
 
 
 def _check_orthogonal(law: Orthogonal, part: Tensor, step: float) -> list[str]:

@@ -178,11 +178,14 @@ def _here(sharded: Any) -> Here:
         if type(placement).__name__ not in ("Shard", "_StridedShard"):
             raise InitConfError(f"its placement is {placement}, which this version does not know")
         cuts.setdefault(placement.dim % len(shape), []).append(_Cut(parts, at, getattr(placement, "split_factor", 1)))
-    ranges = [_held(n, cuts.get(axis, ()), local.shape[axis]) for axis, n in enumerate(shape)]
+    there = local.shape if local.ndim == len(shape) else (0,) * len(shape)
+    ranges = [_held(n, cuts.get(axis, ()), there[axis]) for axis, n in enumerate(shape)]
     lengths = tuple(map(_length, ranges))
     if tuple(local.shape) != lengths:
-        text = f"its placements {sharded.placements} leave {lengths} here, and there is {tuple(local.shape)}"
-        raise InitConfError(text)
+        if local.numel() or 0 not in lengths:
+            text = f"its placements {sharded.placements} leave {lengths} here, and there is {tuple(local.shape)}"
+            raise InitConfError(text)
+        local = local.new_empty(lengths)  # FSDP holds nothing in a shape of its own, such as (0, 0)
     return Here(local, shape, _or_all(tuple(ranges), shape))
 
 

@@ -94,6 +94,16 @@ def two_layers() -> nn.Module:
     return nn.Sequential(nn.Linear(9, 7), nn.ReLU(), nn.Linear(7, 5))
 
 
+class Narrow(nn.Module):
+    """An axis of size 1 in each parameter, which two processes are to share."""
+
+    def __init__(self):
+        super().__init__()
+        self.emb = nn.Embedding(5, 1)
+        self.fc = nn.Linear(1, 8)
+        self.experts = nn.Parameter(torch.empty(1, 6, 4))
+
+
 def complex_layer() -> nn.Module:
     return nn.Linear(9, 7, dtype=torch.complex64)
 
@@ -157,6 +167,17 @@ def both(model: nn.Module, mesh: Any) -> None:
     fsdp(model, mesh["a"])
 
 
+def narrow(model: nn.Module, mesh: Any) -> None:
+    """Tensor and expert parallel along the axes of size 1, and FSDP of what lies on each process, be it nothing."""
+    from torch.distributed.tensor import Shard, distribute_tensor
+    from torch.distributed.tensor.parallel import ColwiseParallel, RowwiseParallel, parallelize_module
+
+    parallelize_module(model, mesh["b"], {"emb": ColwiseParallel(), "fc": RowwiseParallel()}, src_data_rank=None)
+    experts = distribute_tensor(model.experts.detach(), mesh["b"], [Shard(0)], src_data_rank=None)
+    model.experts = nn.Parameter(experts)
+    fsdp(model, mesh["a"])
+
+
 def second_axis(model: nn.Module, mesh: Any) -> None:
     """FSDP along axis 1 where it divides."""
     from torch.distributed.fsdp import fully_shard
@@ -216,6 +237,10 @@ CASES = {
         lambda: nn.Sequential(nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 8)), both, dims=2, example=(4, 8)
     ),
 }
+
+
+NARROW = Case(Narrow, narrow, {"defaults": ["orthogonal"], "layouts": {"experts": LAYOUTS["experts"]}}, dims=2)
+"""Not among the others: torch itself cannot bring such shards together."""
 
 
 @dataclass

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from functools import cache
@@ -12,6 +13,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
+from scipy.linalg import hadamard
 from scipy.special import ndtr
 
 import initconf
@@ -215,6 +217,66 @@ def test_inverse_softplus_holds_its_floor():
     assert float(sample.min()) == pytest.approx(1e-3, rel=1e-9)
     assert float((sample < 1.0001e-3).double().mean()) == pytest.approx(0.5, abs=0.01)  # half of the decades lie below
     assert law.mean == pytest.approx(float(drawn(law, 1_000_000, torch.float64).mean()), abs=5 * law.std / 1000)
+
+
+# --- moments of constructions that draw nothing ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(1, 1), (5, 3), (16, 16), (17, 40), (64, 33), (100, 127), (128, 1), (0, 3)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_hadamard_matrices_as_scipy_has_them(rows, columns, dtype):
+    theirs = torch.from_numpy(hadamard(1 << max(rows, columns).bit_length(), dtype=float))[:rows, :columns]
+    made = laws.Hadamard((rows, columns), gain=0.3).build(None, dtype)
+    assert torch.equal(made.to(dtype), (theirs * (0.3 / math.sqrt(max(rows, columns)))).to(dtype))
+
+
+PLACED = [(*shape, *kernel) for shape in itertools.product(range(1, 20), range(1, 20, 3)) for kernel in ((), (2, 3))]
+PLACED += [(*shape, 5) for shape in ((64, 40), (40, 64), (100, 257), (256, 128), (300, 700))]
+SINUSOIDS = list(itertools.product((1, 2, 3, 64, 1001), (1, 2, 3, 10, 33), (10000.0, 1.0, 0.5, 1e30)))
+FIXED = {
+    "hadamard": [laws.Hadamard(shape, *axes, 0.7) for shape in PLACED for axes in ((0, 1), (1, 0))],
+    "zer_o": [laws.ZerO(shape, *axes, 0.7) for shape in PLACED for axes in ((0, 1), (1, 0))],
+    "identity": [laws.Identity(shape, 0, 1, 0.1) for shape in PLACED] + [laws.Identity((6, 2, 3), 0, 1, 0.3, 3)],
+    "dirac": [laws.Dirac(shape) for shape in PLACED if len(shape) > 2] + [laws.Dirac((6, 2, 3), 3)],
+    "sinusoid": [laws.Sinusoid((positions, channels), base, 0.7) for positions, channels, base in SINUSOIDS],
+    "table": [laws.Table((3, 4), (1.0, 2.0, 5.0, -1.0))],
+    "flat": [laws.Flat(laws.Hadamard((5, 7)), (5, 7))],
+}
+
+
+@pytest.mark.parametrize("name", FIXED)
+def test_moments_of_what_draws_nothing_are_those_of_what_it_builds(name):
+    for law in FIXED[name]:
+        built = law.build(None, torch.float64).double()
+        mean, std = float(built.mean()), float(built.std(correction=0))
+        assert law.deterministic
+        assert law.mean == pytest.approx(mean, abs=1e-12), law
+        assert law.std == pytest.approx(std, abs=1e-7), law  # identities are built in float32
+        assert std or law.std < 1e-12, law
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4, 4, 0)], ids=str)
+@pytest.mark.parametrize("kind", [laws.Hadamard, laws.ZerO, laws.Identity, laws.Dirac, laws.Sinusoid])
+def test_what_has_no_values_has_moments(kind, shape):
+    assert kind(shape).std == 0.0
+
+
+@pytest.mark.parametrize("name", ["hadamard", "zer_o", "identity", "sinusoidal", "delta_orthogonal", "orthogonal", "sparse"])
+def test_nothing_is_built_to_plan(monkeypatch, name):
+    def built(*args, **kwargs):
+        raise AssertionError("it was built")
+
+    for kind in Law._kinds.values():
+        if issubclass(kind, laws.Construction):
+            monkeypatch.setattr(kind, "build", built)
+    monkeypatch.setattr(laws.kernels, "hadamard", built)
+    monkeypatch.setattr(laws.Sinusoid, "_table", built)
+    said = {"name": "sparse", "sparsity": 0.1, "std": 1.0} if name == "sparse" else name
+    with torch.device("meta"):
+        model = torch.nn.Embedding(300_000, 8192) if name == "sinusoidal" else torch.nn.Linear(8192, 300_000, bias=False)
+    plan = initconf.compile(model, {"rules": {"all": {"glob": "*", "initializer": said}}})
+    assert name in str(plan)
+    assert plan["weight"].std > 0
 
 
 # --- quantiles -------------------------------------------------------------------------------------------------------------

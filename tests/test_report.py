@@ -13,6 +13,7 @@ import initconf
 from initconf import report as reports
 from initconf.errors import ApplyError
 from initconf.laws import Normal, TruncatedNormal, Uniform
+from initconf.moments import Moments
 from tests.small_models import ZOO, lstm, mlp, padded
 
 
@@ -270,6 +271,78 @@ def test_a_parameter_that_is_gone_is_told():
     report = initconf.initialize(model, load("he"))
     model.to_empty(device="meta")
     assert set(checked(model, report).values()) == {"it is on meta and has no values"}
+
+
+# --- constructions that draw nothing ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.complex64], ids=str)
+@pytest.mark.parametrize("name", ["identity", "hadamard", "zer_o", "sinusoidal"])
+def test_each_value_of_a_construction_is_held(name, dtype):
+    model = nn.Module()
+    model.w = nn.Parameter(torch.zeros(70, 33, dtype=dtype))
+    report = initconf.initialize(model, {"rules": {"w": {"glob": "w", "initializer": name}}}, verify=True)
+    with torch.no_grad():
+        model.w.add_(2 * torch.finfo(dtype).eps * model.w)
+        report.verify()
+        model.w.copy_(model.w.flip(0))
+    kind = type(report.plan["w"].law).__name__
+    assert f" of 2310 values are not those of {kind}: the first is " in checked(model, report)["w"]
+
+
+def test_of_a_construction_with_a_padding_row_the_other_rows_are_held():
+    """Of two ones, one is left: the moments of the rest are not the law's."""
+    model = nn.Embedding(1000, 2, padding_idx=0)
+    report = initconf.initialize(model, {"rules": {"e": {"glob": "*", "initializer": "eye_"}}}, verify=True)
+    with torch.no_grad():
+        model.weight[1, 1] = 0.5
+    text = "1 of 2000 values are not those of Identity: the first is 0.5, and should be 1"
+    assert checked(model, report) == {"weight": text}
+
+
+def test_what_a_parametrisation_gives_back_may_be_off_by_its_rounding():
+    model = nn.utils.parametrizations.weight_norm(nn.Linear(12, 20, bias=False))
+    report = initconf.initialize(model, {"rules": {"e": {"glob": "*", "initializer": "hadamard"}}}, verify=True)
+    with torch.no_grad():
+        model.parametrizations.weight.original0.mul_(1.001)
+    assert "240 of 240 values are not those of Hadamard" in checked(model, report)["weight"]
+
+
+# --- very large and very small values --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("measure", [True, "stats"])
+@pytest.mark.parametrize(
+    ("std", "dtype"),
+    [
+        *((std, torch.float32) for std in (1e-37, 1e-30, 1e19, 5e37)),
+        (1e30, torch.bfloat16),
+        *((std, torch.float64) for std in (1e-300, 1e-160, 1e200, 1e300)),
+    ],
+    ids=str,
+)
+def test_spreads_whose_squares_no_dtype_holds(std, dtype, measure):
+    model = nn.Linear(100, 100, bias=False, dtype=dtype)
+    report = initconf.initialize(model, {"initializer": {"name": "normal", "std": std}}, verify=measure)
+    (row,) = report.rows
+    assert row.std == pytest.approx(std, rel=0.05)
+    plan = initconf.compile(model, {"initializer": {"name": "normal", "std": std * 0.8}})
+    moments = Moments(0.0).add(model.weight.detach(), wide=dtype != torch.float32)
+    for found in (reports.Report(plan, model).verify, lambda: reports.Report(plan, model).hold({"weight": moments})):
+        with pytest.raises(ApplyError, match=r"standard deviation .* of 10000 values, and the law's is "):
+            found()
+
+
+def test_moments_are_joined_whatever_their_sizes():
+    generator = torch.Generator().manual_seed(0)
+    parts = [torch.randn(1000, generator=generator) * size + 1 for size in (1e-30, 1e30, 1.0, 1e-38)]
+    found = Moments(1.0)
+    for piece in parts:
+        found.join(Moments(1.0).add(piece, wide=False))
+    whole = torch.cat(parts).double()
+    assert found.std == pytest.approx(float(whole.std(correction=0)), rel=1e-6)
+    assert found.mean == pytest.approx(float(whole.mean()), rel=1e-6)
+    assert (Moments(0.0).add(torch.zeros(3)).std, Moments(0.0).add(torch.zeros(3), wide=False).std) == (0.0, 0.0)
 
 
 # --- power, as the documentation states it -----------------------------------------------------------------------------------

@@ -24,6 +24,7 @@ from initconf.laws import Construction, Orthogonal
 from tests.ranks import pretended
 from tests.sharded_cases import (
     CASES,
+    NARROW,
     along,
     built,
     fsdp,
@@ -46,6 +47,16 @@ def test_shards_are_those_of_the_unsharded_model(tmp_path, name):
     whole = unsharded(CASES[name], tmp_path)
     for mesh in pretended((2, 2) if whole.case.dims == 2 else (3,)):
         holds(whole, mesh)
+
+
+def test_a_process_may_hold_nothing_of_what_is_narrower_than_the_mesh(tmp_path):
+    """FSDP holds it in a shape of its own, (0, 0), which is not that of the placements."""
+    whole, shapes = unsharded(NARROW, tmp_path), set()
+    for shape in MESHES[2]:
+        for mesh in pretended(shape):
+            model = holds(whole, mesh)
+            shapes |= {tuple(local(p).shape) for p in model.parameters() if not local(p).numel()}
+    assert (0, 0) in shapes
 
 
 @pytest.mark.slow
@@ -307,3 +318,103 @@ def test_each_process_verifies_what_lies_with_it(tmp_path):
             assert str(caught.value) == "emb.weight: the padding row 7 is not zero"
         else:
             report.verify()
+
+
+def all_by(initializer):
+    return initconf.load({"rules": {"all": {"glob": "*", "initializer": initializer}}})
+
+
+def refusal(report):
+    with pytest.raises(ApplyError) as caught:
+        report.verify()
+    return str(caught.value)
+
+
+def one_value(t):
+    t.view(-1)[-1] += 0.01
+
+
+def doubled(t):
+    t.mul_(2)
+
+
+# What a process holds of these has another mean and std than the whole, but for the last; and what it must not let pass.
+CUT = {
+    "identity": ("identity", lambda: nn.Linear(64, 256, bias=False), [one_value]),
+    "eye_": ("eye_", lambda: nn.Linear(256, 64, bias=False), [one_value]),
+    "dirac_": ("dirac_", lambda: nn.Conv2d(16, 64, 3, bias=False), [one_value]),
+    "hadamard": ("hadamard", lambda: nn.Linear(8, 512, bias=False), [one_value, doubled]),
+    "zer_o": ("zer_o", lambda: nn.Linear(48, 512, bias=False), [one_value, doubled]),
+    "sinusoidal": ("sinusoidal", lambda: nn.Embedding(1024, 64), [one_value, doubled]),
+    "padded": ("sinusoidal", lambda: nn.Embedding(1024, 64, padding_idx=7), [one_value, doubled]),
+    "delta": ("delta_orthogonal", lambda: nn.Conv2d(40, 48, 3, bias=False), [one_value, doubled]),
+    "sparse": ({"name": "sparse", "sparsity": 0.9, "std": 1.0}, lambda: nn.Linear(64, 96, bias=False), [doubled, Tensor.zero_]),
+    "orthogonal": ("orthogonal", lambda: nn.Linear(64, 96, bias=False), [doubled, Tensor.zero_]),
+}
+
+
+@pytest.mark.parametrize("shard", [fsdp, along(1)], ids=["fsdp", "axis 1"])
+@pytest.mark.parametrize("name", CUT)
+def test_a_part_is_not_held_to_the_moments_of_the_whole(name, shard):
+    said, build, wrong = CUT[name]
+    spec = all_by(said)
+    for mesh in pretended((4,)):
+        model = nn.Sequential(build())
+        shard(model, mesh)
+        for measure in (False, True, "stats"):
+            report = initconf.initialize(model, spec, verify=measure)
+        report.verify()
+        for how in wrong:
+            with torch.no_grad():
+                how(local(model[0].weight))
+            assert refusal(report).startswith(("0.weight: ", "2 problems:\n- 0.weight: "))
+            initconf.apply(model, report.plan).verify()
+
+
+def test_what_is_wrong_of_a_part_is_said():
+    rows = {
+        "identity": (one_value, "1 of 4096 values are not those of Identity: the first is 1.01, and should be 1"),
+        "delta": (one_value, "not all values outside of the kernel's centre are zero"),
+        "sparse": (Tensor.zero_, "all 1536 values are zero"),
+    }
+    for mesh in pretended((4,)):
+        for name, (how, text) in rows.items():
+            said, build, _ = CUT[name]
+            model = nn.Sequential(build())
+            fsdp(model, mesh)
+            report = initconf.initialize(model, all_by(said))
+            with torch.no_grad():
+                how(local(model[0].weight))
+            assert refusal(report) == f"0.weight: {text}"
+        break
+
+
+@pytest.mark.parametrize("size", [(4, 3), (3, 2), (64, 3)])
+def test_a_handful_of_sparse_values_may_all_be_zero(size):
+    """Shards of a few values, of which most are zeros."""
+    spec = all_by({"name": "sparse", "sparsity": 0.9, "std": 1.0})
+    for mesh in pretended((4,)):
+        for seed in range(5):
+            model = nn.Sequential(nn.Linear(*size, bias=False))
+            along(1)(model, mesh)
+            initconf.initialize(model, spec, seed=seed, verify=True)
+
+
+def test_a_construction_of_which_only_the_whole_is_known_must_be_finite():
+    @dataclass(frozen=True)
+    class Own(Construction):
+        shape: tuple[int, ...]
+        mean, std = 0.0, 0.1
+
+        def build(self, stream, dtype):
+            return torch.cat([torch.full((self.shape[0] // 2, self.shape[1]), v) for v in (-0.1, 0.1)])
+
+    initconf.register("own")(lambda site: Own(site.shape))
+    for mesh in pretended((2,)):
+        model = nn.Sequential(nn.Linear(50, 60, bias=False))
+        report = initconf.initialize(model, all_by("own"), verify=True)
+        fsdp(model, mesh)
+        initconf.apply(model, report.plan).verify()
+        with torch.no_grad():
+            local(model[0].weight)[0, 0] = torch.inf
+        assert refusal(report) == "0.weight: not all values are finite"

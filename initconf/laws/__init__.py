@@ -9,18 +9,7 @@ tails as `u` does, and the normal quantile is then one `erfinv`.
 """
 
 from initconf.laws.base import Bounds, Construction, Law, Stream
-from initconf.laws.constructions import (
-    ConvolutionOrthogonal,
-    DeltaOrthogonal,
-    Dirac,
-    Hadamard,
-    Identity,
-    Orthogonal,
-    Sinusoid,
-    Sparse,
-    Table,
-    ZerO,
-)
+from initconf.laws.constructions import Orthogonal, Sinusoid, Sparse, Table
 from initconf.laws.elementwise import (
     ComplexNormal,
     ComplexTruncatedNormal,
@@ -34,6 +23,7 @@ from initconf.laws.elementwise import (
     Uniform,
     truncated_moments,
 )
+from initconf.laws.kernels import ConvolutionOrthogonal, DeltaOrthogonal, Dirac, Hadamard, Identity, ZerO
 from initconf.laws.others import Blocks, Custom, Flat, Keep, ModuleDefault, Values
 
 __all__ = [

@@ -94,6 +94,16 @@ class Construction(Law):
     """A law of a whole tensor, which cannot be made element by element."""
 
     @property
+    def deterministic(self) -> bool:
+        """Whether nothing is drawn: the values are the same each time."""
+        return False
+
+    @property
+    def exchangeable(self) -> bool:
+        """Whether any rectangle that is cut out of the tensor has the mean and the std of the whole, as a sample has them."""
+        return False
+
+    @property
     def single(self) -> Construction | None:
         """The law of one index of the first axis, where each is made by itself and in order; None where the tensor is one."""
         return None

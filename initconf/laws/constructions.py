@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 from initconf.laws.base import Construction, Stream
 
@@ -26,6 +27,7 @@ class Orthogonal(Construction):
     std gain / sqrt(max(rows, columns)).
     """
 
+    exchangeable = True
     gain: float
     shape: tuple[int, ...]
     out: tuple[int, ...] = (0,)
@@ -87,242 +89,6 @@ def orthogonal_matrices(stream: Stream, batch: int, rows: int, columns: int, uni
     return tall.transpose(-1, -2) if rows < columns else tall
 
 
-def centre(size: int, floor: bool = True) -> int:
-    """The middle of a kernel; of an even one the left of the two, where `padding='same'` leaves the signal in place."""
-    return (size - 1) // 2 if floor else size // 2
-
-
-@dataclass(frozen=True)
-class _Placed(Construction):
-    """A matrix of `rows` (out) times `columns` (in) numbers that stand at the centre of a kernel; all else is zero."""
-
-    shape: tuple[int, ...]
-    out_axis: int = 0
-    in_axis: int = 1
-
-    @property
-    def rows(self) -> int:
-        return self.shape[self.out_axis]
-
-    @property
-    def columns(self) -> int:
-        return self.shape[self.in_axis]
-
-    @property
-    def _spatial(self) -> list[int]:
-        return [axis for axis in range(len(self.shape)) if axis not in (self.out_axis, self.in_axis)]
-
-    def _place(self, matrix: Tensor) -> Tensor:
-        kernel = matrix.new_zeros([self.rows, self.columns, *(self.shape[axis] for axis in self._spatial)])
-        middle: Any = (..., *(centre(self.shape[axis]) for axis in self._spatial))
-        kernel[middle] = matrix
-        order = [self.out_axis, self.in_axis, *self._spatial]
-        return kernel.permute([order.index(axis) for axis in range(len(self.shape))])
-
-    @property
-    def numel(self) -> int:
-        return math.prod(self.shape)
-
-
-@dataclass(frozen=True)
-class DeltaOrthogonal(_Placed):
-    """Zeros, and at the kernel's centre a matrix with orthonormal columns times `gain` (Xiao et al. 2018, arXiv:1806.05393).
-
-    A circular convolution with it has all singular values equal to `gain`; `orthogonal` on a kernel does not have that.
-    """
-
-    gain: float = 1.0
-
-    @property
-    def mean(self) -> float:
-        return 0.0
-
-    @property
-    def std(self) -> float:
-        return self.gain * math.sqrt(min(self.rows, self.columns) / max(self.numel, 1))
-
-    def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        return self._place(orthogonal_matrices(stream, 1, self.rows, self.columns, dtype.is_complex)[0].mul(self.gain))
-
-
-@dataclass(frozen=True)
-class Identity(_Placed):
-    """`gain` on the diagonal of the (out, in) matrix at the kernel's centre, zeros elsewhere; a rectangle is padded with zeros.
-
-    With `groups`, in / groups inputs are stored, and each group has a diagonal of its own.
-    """
-
-    gain: float = 1.0
-    groups: int = 1
-
-    @property
-    def _ones(self) -> int:
-        return self.groups * min(self.rows // self.groups, self.columns)
-
-    @property
-    def mean(self) -> float:
-        return self.gain * self._ones / max(self.numel, 1)
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(self.gain**2 * self._ones / max(self.numel, 1) - self.mean**2)
-
-    def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        import torch
-
-        working = torch.float64 if dtype in (torch.float64, torch.complex128) else torch.float32
-        diagonal = torch.eye(self.rows // self.groups, self.columns, dtype=working)
-        return self._place(diagonal.repeat(self.groups, 1).mul_(self.gain))
-
-
-@dataclass(frozen=True)
-class Dirac(Construction):
-    """torch's `dirac_`: ones at index k // 2 of each spatial axis, for min(out / groups, in) channels of each group."""
-
-    shape: tuple[int, ...]
-    groups: int = 1
-
-    @property
-    def _ones(self) -> int:
-        return self.groups * min(self.shape[0] // self.groups, self.shape[1])
-
-    @property
-    def mean(self) -> float:
-        return self._ones / max(math.prod(self.shape), 1)
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(self.mean - self.mean**2)
-
-    def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        import torch
-
-        kernel, group = torch.zeros(self.shape), self.shape[0] // self.groups
-        middle = [centre(size, floor=False) for size in self.shape[2:]]
-        for g in range(self.groups):
-            for d in range(min(group, self.shape[1])):
-                kernel[(g * group + d, d, *middle)] = 1
-        return kernel
-
-
-@dataclass(frozen=True)
-class Hadamard(_Placed):
-    """The first rows and columns of Sylvester's Hadamard matrix of order 2^m >= max(out, in), times gain / sqrt(max(out, in)).
-
-    Every entry has that modulus. Where the larger side is a power of two, the rows (or columns) are orthonormal times gain.
-    """
-
-    gain: float = 1.0
-
-    @property
-    def _scale(self) -> float:
-        return self.gain / math.sqrt(max(self.rows, self.columns, 1))
-
-    @property
-    def mean(self) -> float:
-        return self._scale * float(hadamard(self.rows, self.columns).sum()) / max(self.numel, 1)
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(self._scale**2 * self.rows * self.columns / max(self.numel, 1) - self.mean**2)
-
-    def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        return self._place(hadamard(self.rows, self.columns).mul(self._scale))
-
-
-@dataclass(frozen=True)
-class ZerO(_Placed):
-    """ZerO (Zhao et al. 2022, arXiv:2110.12661): no randomness, and no symmetry between units either.
-
-    Square: the identity. Fewer outputs than inputs: a partial identity. More: c I* H I*, with H the Hadamard matrix of order
-    2^m, m = ceil(log2 out), and c = 2^(-(m-1)/2).
-    """
-
-    gain: float = 1.0
-
-    def _matrix(self) -> Tensor:
-        import torch
-
-        if self.rows <= self.columns:
-            return torch.eye(self.rows, self.columns, dtype=torch.float64).mul_(self.gain)
-        m = math.ceil(math.log2(self.rows))
-        return hadamard(self.rows, self.columns).mul(self.gain * 2 ** (-(m - 1) / 2))
-
-    @property
-    def mean(self) -> float:
-        return float(self._matrix().double().sum()) / max(self.numel, 1)
-
-    @property
-    def std(self) -> float:
-        return math.sqrt(float(self._matrix().double().square().sum()) / max(self.numel, 1) - self.mean**2)
-
-    def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        return self._place(self._matrix())
-
-
-def hadamard(rows: int, columns: int) -> Tensor:
-    """The corner of Sylvester's matrix: entry (i, j) is -1 to the number of ones that i and j share in binary."""
-    import torch
-
-    i, j = torch.arange(rows).unsqueeze(1), torch.arange(columns).unsqueeze(0)
-    shared, parity = i & j, torch.zeros(rows, columns, dtype=torch.int64)
-    while bool(shared.any()):
-        parity ^= shared & 1
-        shared = shared >> 1
-    return (1 - 2 * parity).to(torch.float64)
-
-
-@dataclass(frozen=True)
-class ConvolutionOrthogonal(_Placed):
-    """A square 2-D kernel that keeps norms exactly and is dense: products of projections (Xiao et al. 2018, appendix D)."""
-
-    gain: float = 1.0
-
-    @property
-    def mean(self) -> None:
-        return None  # the projections have positive traces: not zero, and no closed form
-
-    @property
-    def std(self) -> None:
-        return None
-
-    def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
-        import torch
-
-        size = self.shape[self._spatial[0]]
-        kernel = torch.eye(self.rows).unsqueeze(0).unsqueeze(0).to(stream.uniform(0).dtype)
-        for _ in range(size - 1):
-            kernel = _convolve(kernel, _block(_projection(stream, self.rows), _projection(stream, self.rows)))
-        kernel = kernel @ orthogonal_matrices(stream, 1, self.rows, self.columns)[0]
-        order = [*self._spatial, self.out_axis, self.in_axis]
-        return kernel.mul(self.gain).permute([order.index(axis) for axis in range(4)])
-
-
-def _projection(stream: Stream, n: int) -> Tensor:
-    """A random orthogonal projection: each direction is kept with probability one half."""
-    q = orthogonal_matrices(stream, 1, n, n)[0]
-    kept = q * (stream.uniform(n) > 0)
-    return kept @ kept.T
-
-
-def _block(p: Tensor, q: Tensor) -> Tensor:
-    """The 2 x 2 kernel of matrices that convolves by p or 1 - p along one axis and by q or 1 - q along the other."""
-    import torch
-
-    one = torch.eye(p.shape[0], dtype=p.dtype)
-    return torch.stack([torch.stack([p @ q, p @ (one - q)]), torch.stack([(one - p) @ q, (one - p) @ (one - q)])])
-
-
-def _convolve(a: Tensor, b: Tensor) -> Tensor:
-    """The kernel of two convolutions, one after the other; kernels are (height, width, n, n) with matrix products."""
-    h, w = a.shape[0] + b.shape[0] - 1, a.shape[1] + b.shape[1] - 1
-    out = a.new_zeros(h, w, *a.shape[2:])
-    for i in range(b.shape[0]):
-        for j in range(b.shape[1]):
-            out[i : i + a.shape[0], j : j + a.shape[1]] += a @ b[i, j]
-    return out
-
-
 @dataclass(frozen=True)
 class Sparse(Construction):
     """N(0, std^2), with ceil(sparsity * others) zeros at random places for each index of `axis` (Martens 2010)."""
@@ -360,7 +126,7 @@ class Sparse(Construction):
     def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
         n = self.shape[self.axis]
         made = stream.normal(n, self._others).mul_(self.normal_std)
-        places = stream.uniform(n, self._others).argsort(dim=1)[:, : self.zeros]
+        places = stream.uniform(n, self._others).argsort(dim=1, stable=True)[:, : self.zeros]
         made.scatter_(1, places, 0.0)
         rest = [size for axis, size in enumerate(self.shape) if axis != self.axis]
         return made.view(n, *rest).movedim(0, self.axis)
@@ -370,6 +136,7 @@ class Sparse(Construction):
 class Table(Construction):
     """The same numbers for every index but that of the last axis: entry (..., n) is values[n]. Mamba's `A_log`."""
 
+    deterministic = True
     shape: tuple[int, ...]
     values: tuple[float, ...]
 
@@ -391,6 +158,7 @@ class Table(Construction):
 class Sinusoid(Construction):
     """Position p, channel 2i: sin(p / base^(2i/d)), channel 2i + 1: its cosine (Vaswani et al. 2017), times gain."""
 
+    deterministic = True
     shape: tuple[int, ...]
     base: float = 10000.0
     gain: float = 1.0
@@ -405,11 +173,35 @@ class Sinusoid(Construction):
 
     @property
     def mean(self) -> float:
-        return float(self._table().mean()) if math.prod(self.shape) else 0.0
+        return self.gain * _sinusoid_moments(*self.shape[-2:], self.base)[0]
 
     @property
     def std(self) -> float:
-        return float(self._table().std(correction=0)) if math.prod(self.shape) else 0.0
+        return abs(self.gain) * _sinusoid_moments(*self.shape[-2:], self.base)[1]
 
     def build(self, stream: Stream, dtype: torch.dtype) -> Tensor:
         return self._table().expand(self.shape)
+
+
+@lru_cache
+def _sinusoid_moments(positions: int, channels: int, base: float) -> tuple[float, float]:
+    """Mean and std, by the sums of sin(p w), cos(p w) and sin(p w)^2 over the positions p (Lagrange's identities)."""
+    if not positions or not channels:
+        return 0.0, 0.0
+    total, squares = 0.0, float(positions * (channels // 2))  # sin^2 + cos^2 in each pair of channels
+    for channel in range(0, channels, 2):
+        half = base ** (-channel / channels) / 2
+        kernel = _dirichlet(positions, half)
+        total += kernel * math.sin((positions - 1) * half)
+        if channel + 1 < channels:
+            total += kernel * math.cos((positions - 1) * half)
+        else:
+            squares += (positions - _dirichlet(positions, 2 * half) * math.cos((positions - 1) * 2 * half)) / 2
+    mean = total / (positions * channels)
+    return mean, math.sqrt(max(0.0, squares / (positions * channels) - mean**2))
+
+
+def _dirichlet(n: int, x: float) -> float:
+    """sin(n x) / sin(x)."""
+    below = math.sin(x)
+    return math.sin(n * x) / below if below else n * math.cos(n * x) / math.cos(x)

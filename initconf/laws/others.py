@@ -119,6 +119,14 @@ class Flat(Construction):
         return (math.prod(self.of),)
 
     @property
+    def deterministic(self) -> bool:
+        return isinstance(self.inner, Construction) and self.inner.deterministic
+
+    @property
+    def exchangeable(self) -> bool:
+        return self.inner.elementwise and self.zero_row is None
+
+    @property
     def _share(self) -> float:
         """Of the values that are the law's: those of all rows but the one that stays zero."""
         return 1.0 if self.zero_row is None else 1 - 1 / self.of[0]

@@ -46,8 +46,8 @@ format: $(STAMP) ## let ruff mend what it can
 	$(PY) -m ruff check --fix .
 	$(PY) -m ruff format .
 
-bench: $(STAMP) ## run the benchmarks; their results are kept in benchmarks/results
-	@for file in $(filter-out benchmarks/measuring.py,$(wildcard benchmarks/*.py)); do \
+bench: $(STAMP) ## run the benchmarks; their results and plots are kept in benchmarks/results
+	@for file in $$(grep -l __main__ benchmarks/*.py); do \
 	  echo "== $$file"; $(PY) "$$file" || exit 1; done
 
 parity: $(VENV)/.stamp-parity ## compare with Keras, JAX, Flax, hypnettorch and the models of transformers (installs them)

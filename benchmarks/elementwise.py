@@ -1,90 +1,125 @@
 """How fast values are written: against torch.nn.init and against `fill_`, by law, dtype, size and threads.
 
-python benchmarks/elementwise.py [--plot FILE]
+    python benchmarks/elementwise.py [--quick]
+
+torch's own functions draw in one thread, and `fill_` in as many as initconf. JAX makes a new array each time, in as many as it
+wants.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from measuring import cores, save, seconds, table
-from torch import nn
+from drawing import Plot
+from measuring import Row, intra_op, main, seconds, thread_counts
+from torch import Tensor, nn
 
 import initconf
 
-N = 1 << 26
-LAWS: dict[str, tuple[dict[str, Any], Any]] = {
+LAWS: dict[str, tuple[dict[str, Any], Callable[[Tensor], Tensor]]] = {
     "uniform": ({"name": "uniform", "low": -0.1, "high": 0.1}, lambda w: nn.init.uniform_(w, -0.1, 0.1)),
     "normal": ({"name": "normal", "std": 0.02}, lambda w: nn.init.normal_(w, 0, 0.02)),
     "truncated_normal": ({"name": "truncated_normal", "std": 0.02}, lambda w: nn.init.trunc_normal_(w, 0, 0.02, -0.04, 0.04)),
 }
 
 
-def one(n: int, dtype: torch.dtype = torch.float32) -> nn.Module:
-    return nn.Linear(1 << 10, n >> 10, bias=False, dtype=dtype)
+def most(quick: bool) -> int:
+    """How many values the largest parameter has."""
+    return 1 << (14 if quick else 26)
 
 
-def taken(model: nn.Module, spec: dict[str, Any], threads: int, repeats: int = 5) -> float:
-    plan = initconf.compile(model, {"initializer": spec})
-    return seconds(lambda: initconf.apply(model, plan, threads=threads), repeats)
+def one(n: int, dtype: torch.dtype = torch.float32, device: str = "cpu") -> nn.Module:
+    """A model of a single parameter."""
+    return nn.Linear(1 << 10, n >> 10, bias=False, dtype=dtype, device=device)
 
 
-def laws() -> list[dict[str, Any]]:
-    """Each law at 2^26 values, in one and two threads; torch's own functions draw in one."""
-    rows = []
-    for dtype in (torch.float32, torch.bfloat16):
-        model = one(N, dtype)
-        weight = next(model.parameters()).detach()
-        fill = seconds(lambda w=weight: w.fill_(1.0))
-        for name, (spec, theirs) in LAWS.items():
-            torch_init = seconds(lambda w=weight, f=theirs: f(w), 1 if name == "truncated_normal" else 5)
-            for threads in (1, 2):
-                ours = taken(model, spec, threads)
-                rows.append(
-                    {
-                        "law": name,
-                        "dtype": str(dtype).removeprefix("torch."),
-                        "threads": threads,
-                        "ms": 1e3 * ours,
-                        "Mvalues/s": N / ours / 1e6,
-                        "of fill_": f"{fill / ours:.0%}",
-                        "torch.nn.init ms": 1e3 * torch_init,
-                        "times as fast": torch_init / ours,
-                    }
-                )
+def written(model: nn.Module, law: str, threads: int, runs: int = 5) -> float:
+    """How long initconf takes, in seconds."""
+    plan = initconf.compile(model, {"initializer": LAWS[law][0]})
+    return seconds(lambda: initconf.apply(model, plan, threads=threads), runs)
+
+
+def compared(model: nn.Module, law: str, counts: list[int], runs: int = 5) -> list[Row]:
+    """A row for each number of threads."""
+    weight = next(model.parameters()).detach()
+    values, theirs = weight.numel(), LAWS[law][1]
+    # trunc_normal_ takes seconds for many values, and what is measured is in the tens
+    torch_runs = 1 if law == "truncated_normal" and values > 1 << 24 and not weight.is_cuda else runs
+    torch_init = seconds(lambda: theirs(weight), torch_runs)
+    rows: list[Row] = []
+    for threads in counts:
+        with intra_op(threads):
+            fill = seconds(lambda: weight.fill_(1.0), runs)
+        ours = written(model, law, threads, runs)
+        rows.append(
+            {
+                "law": law,
+                "dtype": str(weight.dtype).removeprefix("torch."),
+                "values": values,
+                "threads": threads,
+                "ms": 1e3 * ours,
+                "values/s": values / ours,
+                "fill_ ms": 1e3 * fill,
+                "share of fill_": fill / ours,
+                "of one thread": 1e3 * ours / rows[0]["ms"] if rows else 1.0,
+                "torch.nn.init ms": 1e3 * torch_init,
+                "torch.nn.init runs": torch_runs,
+                "times as fast": torch_init / ours,
+            }
+        )
     return rows
 
 
-def others() -> list[dict[str, Any]]:
-    """What else initialises: JAX's initializers and MMEngine's `init_weights`, where they are installed."""
+def laws(quick: bool) -> list[Row]:
+    """Each law by number of threads, for the largest parameter."""
     rows = []
-    model = one(N)
-    ours = {name: taken(model, spec, 2) for name, (spec, _) in LAWS.items()}
+    for dtype in (torch.float32, torch.bfloat16):
+        model = one(most(quick), dtype)
+        rows += [row for law in LAWS for row in compared(model, law, thread_counts())]
+    return rows
+
+
+def sizes(quick: bool) -> list[Row]:
+    """Each law by the size of the parameter, in as many threads as there are cores (two at the least)."""
+    rows = []
+    for power in range(10, most(quick).bit_length(), 4):
+        model = one(1 << power)
+        for law in LAWS:
+            (row,) = compared(model, law, thread_counts()[-1:], 5 if power > 20 else 11)
+            del row["of one thread"]
+            rows.append(row)
+    return rows
+
+
+def peers(quick: bool) -> list[Row]:
+    """What else initialises: JAX's initializers and MMEngine's `init_weights`, where they are installed."""
+    n, threads = most(quick), thread_counts()[-1]
+    theirs: list[tuple[str, str, float]] = []
     if importlib.util.find_spec("jax"):
         import jax
 
-        made = {
+        initializers = {
             "uniform": jax.nn.initializers.uniform(0.2),
             "normal": jax.nn.initializers.normal(0.02),
             "truncated_normal": jax.nn.initializers.truncated_normal(0.02),
         }
-        for name, initializer in made.items():
-            draw = jax.jit(lambda key, f=initializer: f(key, (N >> 10, 1 << 10)))
-            theirs = seconds(lambda d=draw: d(jax.random.key(0)).block_until_ready())
-            rows.append(
-                {"peer": f"jax {jax.__version__}", "law": name, "ms": 1e3 * theirs, "times as fast": theirs / ours[name]}
-            )
+        for law, initializer in initializers.items():
+            draw = jax.jit(lambda key, f=initializer: f(key, (n >> 10, 1 << 10)))
+            theirs.append((f"jax {jax.__version__}", law, seconds(lambda d=draw: d(jax.random.key(0)).block_until_ready())))
     if importlib.util.find_spec("mmengine"):
         import mmengine
+        from mmengine.logging import MMLogger
         from mmengine.model import BaseModule
+
+        MMLogger.get_current_instance().setLevel("WARNING")  # it names every parameter
 
         class Net(BaseModule):
             def __init__(self) -> None:
                 super().__init__(init_cfg={"type": "Normal", "layer": "Linear", "std": 0.02})
-                self.layer = one(N)
+                self.layer = one(n)
 
         net = Net()
 
@@ -92,65 +127,53 @@ def others() -> list[dict[str, Any]]:
             net._is_init = False
             net.init_weights()
 
-        theirs = seconds(init_weights)
-        rows.append(
-            {
-                "peer": f"mmengine {mmengine.__version__}",
-                "law": "normal",
-                "ms": 1e3 * theirs,
-                "times as fast": theirs / ours["normal"],
-            }
-        )
-    return rows
-
-
-def sizes() -> list[dict[str, Any]]:
-    """Normal values, by the size of the parameter."""
+        theirs.append((f"mmengine {mmengine.__version__}", "normal", seconds(init_weights)))
     rows = []
-    for power in range(10, 27, 4):
-        model = one(1 << power)
-        weight = next(model.parameters()).detach()
-        ours = taken(model, LAWS["normal"][0], 2)
-        theirs = seconds(lambda w=weight: nn.init.normal_(w, 0, 0.02))
-        rows.append({"values": 1 << power, "ms": 1e3 * ours, "torch.nn.init ms": 1e3 * theirs, "times as fast": theirs / ours})
+    for peer, law, taken in theirs:
+        ours = written(one(n), law, threads)
+        row = {"peer": peer, "law": law, "values": n, "threads": threads, "ms": 1e3 * ours, "values/s": n / ours}
+        rows.append(row | {"peer ms": 1e3 * taken, "peer values/s": n / taken, "times as fast": taken / ours})
     return rows
 
 
-def small() -> list[dict[str, Any]]:
-    """4,000 parameters of 64 values: compiled and applied, against a plain loop over torch.nn.init."""
-    model = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(4000))
+def small(quick: bool) -> list[Row]:
+    """Many parameters of 64 values: compiled and applied, against a plain loop over torch.nn.init."""
+    model = nn.ModuleList(nn.Linear(8, 8, bias=False) for _ in range(40 if quick else 4000))
     spec = initconf.load("he")
     ours = seconds(lambda: initconf.initialize(model, spec))
     loop = seconds(lambda: [nn.init.kaiming_normal_(p) for p in model.parameters()])
-    return [{"ms": 1e3 * ours, "loop over torch.nn.init ms": 1e3 * loop, "of the loop": ours / loop}]
+    values = 64 * len(model)
+    row = {"parameters": len(model), "values": values, "ms": 1e3 * ours, "values/s": values / ours}
+    return [row | {"loop over torch.nn.init ms": 1e3 * loop, "times as fast": loop / ours}]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--plot", metavar="FILE")
-    args = parser.parse_args()
-    print(f"two threads have {cores():.2f} cores")
-    parts = {"laws": laws(), "others": others(), "sizes": sizes(), "small": small()}
-    for name, rows in parts.items():
-        print(f"\n{name}")
-        table(rows) if rows else print("none is installed")
-    print(f"\ntwo threads have {cores():.2f} cores")
-    save("elementwise", [{"part": name, **row} for name, rows in parts.items() for row in rows])
-    if args.plot:
-        plot(parts["laws"], args.plot)
-
-
-def plot(rows: list[dict[str, Any]], path: str) -> None:
-    import matplotlib.pyplot as plt
-
-    single = [row for row in rows if row["dtype"] == "float32"]
-    names = [f"{row['law']}, {row['threads']} threads" for row in single]
-    figure, axes = plt.subplots(figsize=(7, 3), layout="constrained")
-    axes.barh(names, [row["times as fast"] for row in single])
-    axes.axvline(1, color="black", linewidth=0.8)
-    axes.set(xscale="log", xlabel="times as fast as torch.nn.init, 2^26 float32 values")
-    figure.savefig(path)
-
+PLOTS = [
+    Plot(
+        "laws",
+        "laws",
+        ("law", "dtype", "threads"),
+        "times as fast",
+        look={"xscale": "log", "xlabel": "times as fast as torch.nn.init"},
+    ),
+    Plot(
+        "sizes",
+        "sizes",
+        ("law",),
+        "ms",
+        x="values",
+        dashed="torch.nn.init ms",
+        look={"xscale": "log", "yscale": "log", "xlabel": "values of the parameter (float32)", "ylabel": "ms"},
+    ),
+    Plot(
+        "threads",
+        "laws",
+        ("law", "dtype"),
+        "of one thread",
+        x="threads",
+        shared=True,
+        look={"xlabel": "threads", "ylabel": "time, of that of one thread", "ylim": (0, None)},
+    ),
+]
 
 if __name__ == "__main__":
-    main()
+    main("elementwise", __doc__, {"laws": laws, "sizes": sizes, "peers": peers, "small": small}, PLOTS)

@@ -1,19 +1,17 @@
 """Whole models: from the class to initialised weights, and planning for one that no memory would hold.
 
-    python benchmarks/models.py [--layers N]
+    python benchmarks/models.py [--quick]
 
 GPT-2 large is built as transformers builds it, where transformers is installed; else a GPT of the same size of torch.nn alone.
 """
 
 from __future__ import annotations
 
-import argparse
-import resource
 import time
 from typing import Any
 
 import torch
-from measuring import cores, save, seconds, table
+from measuring import Row, extra_memory, main, seconds
 from torch import nn
 
 import initconf
@@ -23,93 +21,82 @@ try:
 except ImportError:
     transformers = None
 
-GPT2 = {"init": "gpt2"}
 TRUNCATED = {
     "defaults": ["gpt2"],
     "initializer": {"name": "truncated_normal", "std": 0.02},
 }
 
 
-def gpt2_large(layers: int) -> nn.Module:
+def built(model: nn.Module) -> Row:
+    """Which class it really was, from where."""
+    kind, version = type(model), transformers and transformers.__version__
+    values = sum(p.numel() for p in model.parameters())
+    return {"model": f"{kind.__module__}.{kind.__qualname__}", "transformers": version, "values": values}
+
+
+def gpt2_large(quick: bool) -> nn.Module:
+    words = 50257
+    width, heads, layers = (16, 2, 2) if quick else (1280, 20, 36)
     if transformers is not None:
-        config = transformers.GPT2Config(n_embd=1280, n_head=20, n_layer=layers)
+        config = transformers.GPT2Config(vocab_size=words, n_embd=width, n_head=heads, n_layer=layers)
         return transformers.GPT2LMHeadModel(config)
     from initconf.lab.models import GPT
 
-    return GPT(vocab_size=50257, context=1024, n_layer=layers, n_head=20, d_model=1280, tie=True)
+    return GPT(vocab_size=words, context=1024, n_layer=layers, n_head=heads, d_model=width, tie=True)
 
 
-def skipped(layers: int) -> nn.Module:
+def skipped(quick: bool) -> nn.Module:
     with initconf.skip_init():
-        return gpt2_large(layers)
+        return gpt2_large(quick)
 
 
-def from_class_to_weights(layers: int) -> list[dict[str, Any]]:
-    count = sum(p.numel() for p in skipped(layers).parameters())
-    eager = seconds(lambda: gpt2_large(layers), 3)
+def from_class_to_weights(quick: bool) -> list[Row]:
+    """The constructor with its own initialisation, and that with a loop of trunc_normal_, against skip_init and initconf."""
+    row = built(skipped(quick))
+    eager = seconds(lambda: gpt2_large(quick), 3)
 
     def with_loop() -> None:
-        model = gpt2_large(layers)
+        model = gpt2_large(quick)
         for p in model.parameters():
             if p.ndim > 1:
                 nn.init.trunc_normal_(p, 0, 0.02, -0.04, 0.04)
 
     start = time.perf_counter()
-    with_loop()  # once: it takes minutes, and what is measured is in the tens
+    with_loop()  # once: it takes half a minute, and what is measured is in the tens
     loop = time.perf_counter() - start
+    alone = seconds(lambda: skipped(quick), 3)
     rows = []
-    for name, spec, theirs in (("normal", "gpt2", eager), ("truncated normal", TRUNCATED, loop)):
-        loaded = initconf.load(spec)
-        ours = seconds(lambda s=loaded: initconf.initialize(skipped(layers), s), 3)
-        row = {"values": count, "law": name, "eager s": theirs, "initconf s": ours, "times as fast": theirs / ours}
-        rows.append(row | {"skip_init alone s": seconds(lambda: skipped(layers), 3)})
+    laws: list[tuple[str, Any, float, int]] = [("normal", "gpt2", eager, 3), ("truncated_normal", TRUNCATED, loop, 1)]
+    for law, said, theirs, runs in laws:
+        loaded = initconf.load(said)
+        ours = seconds(lambda s=loaded: initconf.initialize(skipped(quick), s), 3)
+        found = {"law": law, "eager s": theirs, "runs": runs, "initconf s": ours, "skip_init alone s": alone}
+        rows.append(row | found | {"values/s": row["values"] / ours, "times as fast": theirs / ours})
     return rows
 
 
-def seventy_billion() -> list[dict[str, Any]]:
+def seventy_billion(quick: bool) -> list[Row]:
     """Llama's 70-billion-parameter configuration on meta: survey, compile, print."""
     if transformers is None:
         return []
     config = transformers.LlamaConfig(
         hidden_size=8192,
         intermediate_size=28672,
-        num_hidden_layers=80,
+        num_hidden_layers=2 if quick else 80,
         num_attention_heads=64,
         num_key_value_heads=8,
         vocab_size=128256,
     )
     with torch.device("meta"):
         model = transformers.LlamaForCausalLM(config)
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    start = time.perf_counter()
-    text = str(initconf.compile(model, "gpt2"))
-    taken = time.perf_counter() - start
-    used = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return [
-        {
-            "model": "Llama 70B, on meta",
-            "values": sum(p.numel() for p in model.parameters()),
-            "lines": text.count("\n") + 1,
-            "compile and print s": taken,
-            "memory before MiB": before // 1024,
-            "after MiB": used // 1024,
-        }
-    ]
+    spec = initconf.load("gpt2")
 
+    def said() -> str:
+        return str(initconf.compile(model, spec))
 
-def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--layers", type=int, default=36, help="of GPT-2 large, which has 36")
-    args = parser.parse_args()
-    parts = {"planning": seventy_billion()}
-    print(f"two threads have {cores():.2f} cores")
-    parts["gpt2 large"] = from_class_to_weights(args.layers)
-    for name, rows in parts.items():
-        print(f"\n{name}")
-        table(rows)
-    print(f"\ntwo threads have {cores():.2f} cores")
-    save("models", [{"part": name, **row} for name, rows in parts.items() for row in rows])
+    found = {"extra MiB": extra_memory(said), "lines": said().count("\n") + 1, "compile and print s": seconds(said, 3)}
+    return [built(model) | found]
 
 
 if __name__ == "__main__":
-    main()
+    main("models", __doc__, {"planning on meta": seventy_billion, "gpt2 large": from_class_to_weights})

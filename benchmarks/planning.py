@@ -1,6 +1,6 @@
 """How long surveying and compiling takes: 100,000 parameters, and a model whose parameters are huge (on meta).
 
-    python benchmarks/planning.py
+    python benchmarks/planning.py [--quick]
 
 The yardstick is what nobody can do without: going once through `model.named_parameters()`, in the same process.
 """
@@ -11,7 +11,7 @@ import tracemalloc
 from collections.abc import Callable
 
 import torch
-from measuring import save, seconds, table
+from measuring import Row, main, seconds
 from torch import nn
 
 import initconf
@@ -43,31 +43,31 @@ def blocks(n: int, width: int) -> nn.Module:
         return nn.ModuleDict({"blocks": nn.ModuleList(block() for _ in range(n))})
 
 
-def main() -> None:
+def times(quick: bool) -> list[Row]:
+    """Ten parameters a block."""
     spec = initconf.load("he")
-    model = blocks(10_000, 64)  # ten parameters a block
+    model = blocks(10 if quick else 10_000, 64)
     count = sum(1 for _ in model.parameters())
     walk = seconds(lambda: list(model.named_parameters()))
     works = {"survey": lambda: survey(model), "survey and compile": lambda: initconf.compile(model, spec)}
-    times = [{"part": "named_parameters()", "parameters": count, "s": walk, "of the walk": 1.0}]
+    rows: list[Row] = [{"what": "named_parameters()", "parameters": count, "s": walk, "of the walk": 1.0}]
     for name, work in works.items():
-        taken = seconds(work)
-        times.append({"part": name, "parameters": count, "s": taken, "of the walk": taken / walk})
-    table(times)
-    print()
-    memory = [
-        {
-            "part": "peak memory of compile",
-            "width": width,
-            "parameters": 1_000,
-            "MB": peak(lambda m=m: initconf.compile(m, spec)) / 1e6,
-        }
-        for width in (64, 16_384)
-        for m in [blocks(100, width)]
-    ]
-    table(memory)
-    save("planning", times + memory)
+        taken = seconds(work, 3)
+        rows.append({"what": name, "parameters": count, "s": taken, "of the walk": taken / walk})
+    return rows
+
+
+def memory(quick: bool) -> list[Row]:
+    """What compiling needs should not depend on how large the parameters are."""
+    spec = initconf.load("he")
+    rows = []
+    for width in (64, 16_384):
+        model = blocks(2 if quick else 100, width)
+        names, values = len(list(model.parameters())), sum(p.numel() for p in model.parameters())
+        found = peak(lambda m=model: initconf.compile(m, spec))
+        rows.append({"width": width, "parameters": names, "values": values, "peak MiB of compile": found / 2**20})
+    return rows
 
 
 if __name__ == "__main__":
-    main()
+    main("planning", __doc__, {"times": times, "memory": memory})

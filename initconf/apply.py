@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 
-from initconf import by_torch, layouts, sampling
+from initconf import by_torch, files, layouts, sampling
 from initconf.choosing import Names, choose
 from initconf.compiler import compiled
 from initconf.conditions import copied, second_moments
@@ -236,7 +236,7 @@ def _apply(
     started = time.perf_counter()
     crew = min(count(said.threads), 1 + sum(entry.numel for entry in plan.entries) // sampling.CHUNK)
     writer, notes = _prepared(model, plan, found, said, chosen)
-    with _on_cpu(), shown(plan, said.progress, owners=writer.owners) as step:
+    with _on_cpu(), files.held_open(), shown(plan, said.progress, owners=writer.owners) as step:
         try:
             if said.generator is not None:
                 _in_order(plan, writer, said.generator, step)

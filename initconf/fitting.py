@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initconf import shards
+from initconf import files, shards
 from initconf.errors import ApplyError, InitConfError, Problem, listed
-from initconf.laws import Keep
+from initconf.laws import Custom, Keep, Values
 from initconf.marks import SKIPPED, lacks_values
 from initconf.owners import Found, tensor_class
 from initconf.plan import Entry, Plan
-from initconf.registry import beyond
+from initconf.registry import beyond, find
 
 AGAIN = "compile the plan for this model"
 RESHARD = "call reshard() on the module that was given to fully_shard"
@@ -96,10 +96,13 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
     if parameter.dtype is not getattr(torch, entry.dtype, None) and (said := _wrong_dtype(entry, parameter)):
         return said, AGAIN
     plain = type(parameter) is nn.Parameter and parameter.is_contiguous() and not parameter.is_meta
-    if plain and not entry.blocks and not isinstance(entry.law, Keep):  # nearly all of them
+    if plain and not entry.blocks and not isinstance(entry.law, (Keep, Custom, Values)):  # nearly all of them
         return None
     laws = [leaf.law for leaf in entry.leaves()]
     kept, keeps = all(isinstance(law, Keep) for law in laws), any(isinstance(law, Keep) for law in laws)
+    for leaf in entry.leaves():
+        if gone := _gone(leaf):
+            return gone
     local = parameter
     if tensor_class(parameter) is not None:
         try:
@@ -115,6 +118,21 @@ def _wrong(entry: Entry, where: Found, device: object) -> tuple[str, str | None]
         return "several of its elements share memory (it is expanded)", "clone() it first"
     elif keeps and lacks_values(where):
         return SKIPPED, AGAIN
+    return None
+
+
+def _gone(leaf: Entry) -> tuple[str, str | None] | None:
+    """What a plan needs beside itself and is not here: a registered function, or a tensor in a file."""
+    law = leaf.law
+    try:
+        if isinstance(law, Custom):
+            find(law.name)
+        elif isinstance(law, Values) and (shape := tuple(files.contents(law.path)[law.key].shape)) != leaf.shape:
+            return f"{law.path} has {shape} for it now, and the plan is for {leaf.shape}", AGAIN
+    except InitConfError as error:
+        return str(error), "import the module that registers it" if isinstance(law, Custom) else None
+    except KeyError:
+        return f"{law.path} has no {law.key!r} any more", AGAIN  # type: ignore[attr-defined]
     return None
 
 

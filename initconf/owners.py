@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -12,12 +13,14 @@ from initconf.errors import CompileError, InitConfError, Problem
 from initconf.parametrized import effective, identity, parametrised, round_trip
 from initconf.sites import Place, own_class
 
+_CHECKPOINTED = "_checkpoint_wrapped_module"
+"""Of the attributes below the one that `named_parameters()` has in its names and `state_dict()` has not."""
 # Recognised by class, never by the text of a prefix: a user's own attribute may be called `module`.
 WRAPPERS = {
     "torch._dynamo.eval_frame.OptimizedModule": "_orig_mod",
     "torch.nn.parallel.distributed.DistributedDataParallel": "module",
     "torch.nn.parallel.data_parallel.DataParallel": "module",
-    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": "_checkpoint_wrapped_module",
+    "torch.distributed.algorithms._checkpoint.checkpoint_wrapper.ActivationWrapper": _CHECKPOINTED,
     "torch.optim.swa_utils.AveragedModel": "module",
 }
 FLAT = "torch.distributed.fsdp.fully_sharded_data_parallel.FullyShardedDataParallel"
@@ -51,6 +54,8 @@ class Found:
     """Of a parametrised weight: whether what is assigned comes back `exact` or `transformed`."""
     key: int = 0
     """What ties are known by, where it is not the parameter itself."""
+    raw: tuple[str, ...] = ()
+    """What `named_parameters()` calls its tensors, where a wrapper or a parametrisation gives them other names."""
 
     @property
     def identity(self) -> int:
@@ -117,6 +122,31 @@ def parameters(model: nn.Module) -> dict[str, Found]:
     return walk(model).by_name()
 
 
+def called(found: Mapping[str, Found]) -> dict[str, set[str]]:
+    """The canonical names by all that a parameter is called: by them, by `named_parameters()` and by `state_dict()`."""
+    names = {name: {name} for name in found}
+    for name, where in found.items():
+        for raw in where.raw:
+            for said in (raw, raw.replace(f"{_CHECKPOINTED}.", "")):
+                names.setdefault(said, set()).add(name)
+    return names
+
+
+def plain(name: str) -> str:
+    """A name from a checkpoint, whose model is not at hand, less what wrappers and parametrisations put into it.
+
+    `module` may as well be a user's own attribute: such names are comparable with each other only.
+
+    >>> plain("net._orig_mod.parametrizations.weight.original0")
+    'net.weight'
+    """
+    parts = name.split(".")
+    if "parametrizations" in parts[:-2]:
+        at = parts.index("parametrizations")
+        parts[at:] = [parts[at + 1]]
+    return ".".join([part for part in parts[:-1] if part not in WRAPPERS.values()] + parts[-1:])
+
+
 def unwrapped(model: nn.Module) -> nn.Module:
     """The model inside its wrappers."""
     known, done = Walk(), model
@@ -136,10 +166,12 @@ def _walk(
     stack: tuple[int, ...],
     parent: nn.Module | None = None,
     held: str = "",
+    raw: str = "",
 ) -> None:
     known = walk.known(module)
     if known.wraps is not None:
-        return _walk(getattr(module, known.wraps), prefix, inside, container, child, pretrained, walk, stack, parent, held)
+        sub, raw = getattr(module, known.wraps), f"{raw}{known.wraps}."
+        return _walk(sub, prefix, inside, container, child, pretrained, walk, stack, parent, held, raw)
     if known.flat:
         remedy = "initialise before wrapping, or shard with torch.distributed.fsdp.fully_shard"
         text = "FullyShardedDataParallel has flattened the parameters: their shapes and fans are gone"
@@ -173,7 +205,9 @@ def _walk(
             walk.problems.append(replace(error.problems[0], path=name))
             continue
         place = Place(name, attribute, dotted, inside)
-        walk.found.append(Found(place, module, weight, container, child, pretrained, parent, held, how, id(identity(chain))))
+        names = tuple(f"{raw}parametrizations.{attribute}.{part}" for part, _ in chain.named_parameters(remove_duplicate=False))
+        key = id(identity(chain))
+        walk.found.append(Found(place, module, weight, container, child, pretrained, parent, held, how, key, names))
     for attribute, parameter in module._parameters.items():
         if parameter is None:
             continue
@@ -182,7 +216,8 @@ def _walk(
             walk.problems.append(Problem("the parameter is lazy and has no shape yet", f"{start}{attribute}", remedy=remedy))
             continue
         place = Place(f"{start}{attribute}", attribute, dotted, inside)
-        walk.found.append(Found(place, module, parameter, container, child, pretrained, parent, held))
+        names = () if raw == start else (f"{raw}{attribute}",)
+        walk.found.append(Found(place, module, parameter, container, child, pretrained, parent, held, raw=names))
     if not module._modules:
         return None
     counts = container is None and known.container
@@ -191,7 +226,7 @@ def _walk(
         if sub is None or id(sub) in stack or (chains and name == "parametrizations"):
             continue
         here, rank = (prefix, name) if counts else (container, child)
-        _walk(sub, f"{start}{name}", below, here, rank, pretrained, walk, seen, module, name)
+        _walk(sub, f"{start}{name}", below, here, rank, pretrained, walk, seen, module, name, f"{raw}{name}.")
     return None
 
 

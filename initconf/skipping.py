@@ -11,7 +11,8 @@ import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from functools import cache
+from dataclasses import dataclass, field
+from functools import cache, lru_cache
 from types import FunctionType
 from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
@@ -56,8 +57,12 @@ def skip_init() -> Iterator[None]:
 
     Every parameter costs 50 to 100 microseconds instead: models of many tiny ones gain nothing.
 
-    What is drawn is drawn from a copy of torch's random state, which itself stays as it is. Only the thread that entered is
-    concerned. Within another one it changes nothing.
+    What is drawn is drawn from a copy of torch's random state, which itself stays as it is: the next skip_init draws the same
+    numbers, for random buffers and `nn.Parameter(torch.randn(3))`, unless torch's state has moved on. Only the thread that
+    entered is concerned. Within another one it changes nothing.
+
+    A module that the model does not register (`self.teacher = [net]`) is skipped as well, and `initialize(model, ...)` does not
+    see it: initialise it by itself, or it computes NaN.
 
     >>> with initconf.skip_init():
     ...     net = nn.Linear(512, 512)
@@ -125,6 +130,19 @@ class _Step(NamedTuple):
     keywords: Mapping[str, Any]
 
 
+@dataclass
+class _Left:
+    """What was left undone in a storage."""
+
+    steps: list[_Step] = field(default_factory=list)
+    marked: list[_Window] = field(default_factory=list)
+    """Where marks must be: those that are gone were overwritten unseen, say by another thread."""
+
+    def overwritten(self, storage: UntypedStorage) -> list[Tensor]:
+        """What somebody has written meanwhile."""
+        return [there for window in self.marked if not is_skipped(there := window.on(storage))]
+
+
 class _Copy(NamedTuple):
     """A tensor of another storage, as it would be if the steps up to now had been made there."""
 
@@ -172,7 +190,7 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
 
     def __init__(self) -> None:
         super().__init__({})
-        self.steps: WeakKeyDictionary[UntypedStorage, list[_Step]] = WeakKeyDictionary()
+        self.left: WeakKeyDictionary[UntypedStorage, _Left] = WeakKeyDictionary()
         """What was left undone; storages that are not here hold what they should."""
         self.owned: WeakKeyDictionary[UntypedStorage, dict[_Window, None]] = WeakKeyDictionary()
         """The parameters, by their memory: constructors go by `.data` and by views too."""
@@ -188,9 +206,16 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
         in_place = target is not None and _in_place(func)
         random = torch.Tag.nondeterministic_seeded in func.tags
         if target is not None and in_place and random and (windows := self.windows(target)):
+            if next(tensors_in(args[1:], kwargs), None) is None:
+                _try(func, windows[0].dtype, target.device, args[1:], tuple(kwargs.items()))
             self.skip(func, target, windows, args, kwargs)
             return target
-        if unset := [tensor for tensor in tensors_in(args, kwargs) if self._is_unset(tensor)]:
+        if func is _aten.empty_like.default and isinstance(target, nn.Parameter) and target.is_meta:
+            made = self.call(func, args, kwargs)
+            if holds_numbers(made):  # it comes from `to_empty`, as torch.nn.utils.skip_init calls it
+                mark(made)
+            return made
+        if unset := self._unset(args, kwargs):
             return self._touch(func, args, kwargs, unset, in_place)
         return self.call(func, args, kwargs)
 
@@ -226,10 +251,14 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
         """Leave a random function undone."""
         storage = target.untyped_storage()
         if _is_whole(target):
-            self.steps[storage] = []
+            self.left[storage] = _Left()
+        else:
+            self._respect(storage)
         self._defer(storage, func, args, kwargs)
         for window in windows:
             mark(window.on(storage))
+        left = self.left[storage]
+        left.marked = [*(own for own in left.marked if is_skipped(own.on(storage))), *windows]
 
     def read(self, tensor: Tensor) -> None:
         """The values are wanted: do what was left undone."""
@@ -238,27 +267,35 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
 
     def settle(self) -> None:
         """Do what was left undone, but to parameters that are marked as a whole."""
-        for storage in list(self.steps):
+        for storage in list(self.left):
             if not self._is_marked(storage):
                 self._make(storage)
 
     def forget(self) -> None:
         """Somebody else has written parameters: those that bear no mark any more are done."""
-        for storage in list(self.steps):
+        for storage in list(self.left):
             if not self._is_marked(storage):
-                del self.steps[storage]
+                del self.left[storage]
 
     def _is_marked(self, storage: UntypedStorage) -> bool:
         owned = self.owned.get(storage, {})
         return bool(owned) and all(is_skipped(window.on(storage)) for window in owned)
 
     def _is_unset(self, tensor: Tensor) -> bool:
-        return _storage(tensor) in self.steps
+        return _storage(tensor) in self.left
+
+    def _unset(self, args: Any, kwargs: Any) -> list[Tensor]:
+        return [tensor for tensor in tensors_in(args, kwargs) if self._is_unset(tensor)]
+
+    def _respect(self, storage: UntypedStorage) -> None:
+        """Where somebody has written unseen, do now what was left undone: later steps are for the new values."""
+        if storage in self.left and self.left[storage].overwritten(storage):
+            self._make(storage)
 
     def _is_all_unset(self, tensor: Tensor) -> bool:
         """Whether all of its storage was left out."""
         storage = tensor.untyped_storage()
-        first = self.steps[storage][0]
+        first = self.left[storage].steps[0]
         window = next(value for value in (*first.arguments, *first.keywords.values()) if isinstance(value, _Window))
         return window.shape.numel() * window.dtype.itemsize == storage.nbytes()
 
@@ -266,6 +303,10 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
         """An operation that is given tensors whose values were left out."""
         kind = func.overloadpacket
         if func.is_view or torch.Tag.inplace_view in func.tags or kind in _SHAPES:
+            return self.call(func, args, kwargs)
+        for tensor in unset:
+            self._respect(tensor.untyped_storage())
+        if not (unset := self._unset(args, kwargs)):
             return self.call(func, args, kwargs)
         # What was left out in part cannot be told again elsewhere.
         if all((in_place and tensor is args[0]) or self._is_all_unset(tensor) for tensor in unset):
@@ -276,18 +317,21 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
             if in_place and kind in _WRITES:
                 storage = args[0].untyped_storage()
                 if _is_whole(args[0]) and _is_alone(args[0], args[1:], kwargs):
-                    self.steps.pop(storage, None)
+                    self.left.pop(storage, None)
                     if kind is _aten.copy_ and self._is_unset(args[1]):
                         return self._copy(args[0], args[1])
                 if any(self._is_unset(tensor) for tensor in unset):
                     self._defer(storage, func, args, kwargs)
-                return func(*args, **kwargs)
+                func(*args, **kwargs)
+                if left := self.left.get(storage):
+                    left.marked = [own for own in left.marked if is_skipped(own.on(storage))]
+                return args[0]
             if in_place and self._is_unset(args[0]):
                 self._defer(args[0].untyped_storage(), func, args, kwargs)
                 return args[0]
         out, others = kwargs.get("out"), {name: value for name, value in kwargs.items() if name != "out"}
         if isinstance(out, Tensor) and _is_whole(out) and _is_alone(out, args, others):
-            self.steps.pop(out.untyped_storage(), None)
+            self.left.pop(out.untyped_storage(), None)
         for tensor in unset:
             self.read(tensor)
         return self.call(func, args, kwargs)
@@ -297,6 +341,7 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
         self._defer(goal.untyped_storage(), _aten.copy_.default, (goal, source), {})
         if holds_numbers(goal):
             mark(goal)
+            self.left[goal.untyped_storage()].marked = [_Window.of(goal)]
         return goal
 
     def _defer(self, storage: UntypedStorage, func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -305,17 +350,20 @@ class _Skipping(Aside):  # type: ignore[no-untyped-call]
                 return value
             if (own := _storage(value)) is storage:
                 return _Window.of(value)
-            if own is None or own not in self.steps:
+            if own is None or own not in self.left:
                 return value.detach().clone()
-            return _Copy(_Window.of(value), own.nbytes(), own.device, tuple(self.steps[own]))
+            return _Copy(_Window.of(value), own.nbytes(), own.device, tuple(self.left[own].steps))
 
         step = _Step(func, tuple(map(noted, args)), {name: noted(value) for name, value in kwargs.items()})
-        self.steps.setdefault(storage, []).append(step)
+        self.left.setdefault(storage, _Left()).steps.append(step)
 
     def _make(self, storage: UntypedStorage) -> None:
-        steps = self.steps.pop(storage)
+        left = self.left.pop(storage)
         with self.asleep(), torch.no_grad(), Aside(self.generators):
-            _make(steps, storage)
+            written = [(there, there.clone()) for there in left.overwritten(storage)]
+            _make(left.steps, storage)
+            for there, values in written:
+                there.copy_(values)
 
 
 @cache
@@ -323,6 +371,12 @@ def _in_place(func: Any) -> bool:
     """Whether the first argument is written, and nothing else."""
     written = [a.alias_info is not None and a.alias_info.is_write for a in func._schema.arguments]
     return written[:1] == [True] and not any(written[1:])
+
+
+@lru_cache(maxsize=256)
+def _try(func: Any, dtype: torch.dtype, device: torch.device, args: Any, kwargs: Any) -> None:
+    """Raise what a random function raises for wrong arguments; of nothing it draws nothing."""
+    func(torch.empty(0, dtype=dtype, device=device), *args, **dict(kwargs))
 
 
 class _Asked(TorchFunctionMode):

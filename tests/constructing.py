@@ -21,7 +21,8 @@ class Drawn(Mode):
         self.names: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.nondeterministic_seeded in func.tags and not any(isinstance(a, torch.Tensor) and a.is_meta for a in args):
+        nothing = any(isinstance(a, torch.Tensor) and (a.is_meta or not a.numel()) for a in args)
+        if torch.Tag.nondeterministic_seeded in func.tags and not nothing:
             self.names.append(func.overloadpacket.__name__)
         return func(*args, **(kwargs or {}))
 

@@ -97,6 +97,130 @@ def test_names_that_the_model_has_not(caplog):
     assert "skip names what the model has not: old.weight" in caplog.text
 
 
+def pair() -> nn.Module:
+    model = nn.Sequential()
+    model.a, model.b = nn.Linear(4, 4), nn.Linear(4, 4)
+    return model
+
+
+def compiled_part() -> nn.Module:
+    model = pair()
+    model.a = torch.compile(model.a, backend="eager")
+    return model
+
+
+def weight_normed() -> nn.Module:
+    model = pair()
+    nn.utils.parametrizations.weight_norm(model.a)
+    return model
+
+
+def spectral_normed() -> nn.Module:
+    model = pair()
+    nn.utils.parametrizations.spectral_norm(model.a)
+    return model
+
+
+def checkpointed() -> nn.Module:
+    from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import checkpoint_wrapper
+
+    model = pair()
+    model.a = checkpoint_wrapper(model.a)
+    return model
+
+
+def compiled_and_checkpointed() -> nn.Module:
+    model = checkpointed()
+    model.a = torch.compile(model.a, backend="eager")
+    return torch.compile(model, backend="eager")
+
+
+class Stateful(nn.Module):
+    """Its state_dict has a key that is no tensor's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(4, 4), nn.BatchNorm1d(4)
+
+    def get_extra_state(self) -> int:
+        return 3
+
+
+WRAPPED = {
+    "torch.compile": lambda: torch.compile(pair(), backend="eager"),
+    "torch.compile of a part": compiled_part,
+    "DataParallel": lambda: nn.DataParallel(pair()),
+    "AveragedModel": lambda: torch.optim.swa_utils.AveragedModel(pair()),
+    "weight_norm": weight_normed,
+    "spectral_norm": spectral_normed,
+    "checkpoint_wrapper": checkpointed,
+    "all of them": lambda: nn.DataParallel(compiled_and_checkpointed()),
+    "extra state": Stateful,
+}
+
+
+@pytest.mark.parametrize("row", WRAPPED)
+def test_a_wrapped_model_is_chosen_from_by_its_own_names(row):
+    """Those of state_dict() and of named_parameters(), which wrappers and parametrisations change, each in its own way."""
+    model = WRAPPED[row]()
+    for names in (model.state_dict().keys(), [name for name, _ in model.named_parameters()]):
+        before = snapshot(model)
+        report = initconf.initialize(model, "he", skip=names)
+        assert (changed(model, before), list(report.plan), report.notes) == (set(), [], ())
+    whole = [entry.name for entry in initconf.compile(model, "he")]
+    raw = [name for name, _ in model.named_parameters()]
+    assert [entry.name for entry in initconf.initialize(model, "he", only=raw).plan] == whole
+    for canonical in whole:  # and by those of the plan
+        assert [entry.name for entry in initconf.initialize(model, "he", only=[canonical]).plan] == [canonical]
+        rest = initconf.initialize(model, "he", skip=[canonical]).plan
+        assert [entry.name for entry in rest] == [name for name in whole if name != canonical]
+
+
+def test_the_checkpoint_of_the_bare_model_is_one_of_the_wrapped():
+    bare = nn.Sequential(nn.Linear(3, 3), nn.BatchNorm1d(3))
+    model = nn.DataParallel(bare)
+    assert initconf.initialize(model, "he", skip=bare.state_dict().keys()).notes == ()
+
+
+def test_a_buffer_of_a_parametrisation_is_not_its_weight():
+    model = spectral_normed()
+    report = initconf.initialize(model, "he", skip=["b.weight", "a.parametrizations.weight.0._u"])
+    assert ([entry.name for entry in report.plan], report.notes) == (["a.weight", "a.bias", "b.bias"], ())
+    with pytest.raises(ApplyError) as caught:
+        initconf.initialize(model, "he", skip=["b.weight", "a._orig_mod.weight"])
+    assert str(caught.value).startswith("skip = 'a._orig_mod.weight': the model has no such parameter, and a.weight would be")
+
+
+class Module(nn.Module):
+    """With an attribute that is called as wrappers call theirs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.module = nn.Linear(3, 3, bias=False)
+        self.weight = nn.Parameter(torch.ones(3, 3))
+
+
+def test_a_name_that_may_mean_two_is_both_to_skip_and_none_to_write():
+    model = nn.DataParallel(Module())
+    assert list(initconf.initialize(model, "he", skip=model.state_dict().keys()).plan) == []
+    with pytest.raises(ApplyError) as caught:
+        initconf.initialize(model, "he", only=["module.weight"])
+    assert str(caught.value) == "only = 'module.weight': it may mean module.weight or weight"
+    plan = initconf.initialize(
+        Module(), {"rules": {"all": {"glob": "**", "initializer": "zeros"}}}, only=["module.weight"]
+    ).plan
+    assert [entry.name for entry in plan] == ["module.weight"]
+
+
+def test_what_is_near_a_name_to_be_skipped_and_is_written_is_told():
+    report = initconf.initialize(mlp(), "he", skip=["body.0.weight", "head.weigth", "aux.scale"])
+    assert report.notes == (
+        "skip names what the model has not: head.weigth, aux.scale; head.weigth is near head.weight, which is written",
+    )
+    report = initconf.initialize(mlp(), "he", skip=["head.weight", "head.weigth"])
+    assert report.notes == ("skip names what the model has not: head.weigth",)
+
+
 WRONG = {
     "a misspelled name": (
         {"only": ["head.weigth"]},
@@ -117,6 +241,19 @@ WRONG = {
         "  -> names are such as body.0.weight, body.0.bias, body.2.weight and 3 more",
     ),
     "no names": ({"only": [3]}, "only = 3: not a regex or names"),
+    "no name": ({"skip": ["head.weight", None]}, "skip = None: not a regex or names"),
+    "a number": ({"skip": 3}, "skip = 3: not a regex or names"),
+    "bytes": ({"only": b"head"}, "only = b'head': not a regex or names"),
+    "a checkpoint of a wrapped part": (
+        {"skip": ["body.0.weight", "body._orig_mod.2.weight"]},
+        "skip = 'body._orig_mod.2.weight': the model has no such parameter, and body.2.weight would be written\n"
+        "  -> name what stays as it is: body.2.weight",
+    ),
+    "a checkpoint from before a parametrisation was removed": (
+        {"skip": ["body.0.weight", "head.parametrizations.weight.original0"]},
+        "skip = 'head.parametrizations.weight.original0': the model has no such parameter, and head.weight would be written\n"
+        "  -> name what stays as it is: head.weight",
+    ),
 }
 
 

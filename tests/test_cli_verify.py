@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import re
 import sys
 from collections.abc import Callable, Iterator
@@ -188,16 +189,20 @@ def test_json(state: State, verify: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "content", "text"),
     [
-        ("none.pt", None, "there is no file none.pt"),
+        ("gone.pt", None, "there is no file gone.pt"),
         ("torn.safetensors", b"\x10\x00\x00", "torn.safetensors cannot be read: "),
         ("text.pt", b"hello", "text.pt is not a file of plain tensors ("),
         ("model.index.json", b"{}", "model.index.json is not an index of safetensors or torch files"),
         ("list.pt", [torch.ones(2)], "list.pt holds no mapping of names to tensors"),
         ("code.pt", {"x": Payload()}, "code.pt is not a file of plain tensors (UnpicklingError); nothing else is loaded"),
-        ("conf", None, "conf is not a file"),
+        ("pipe", None, "pipe is not a file"),
+        ("conf", None, "conf is a folder with none of model.safetensors, model.safetensors.index.json, pytorch_model.bin, "),
+        ("none.pt", {"epoch": 3, "args": {}}, "none.pt holds no mapping of names to tensors: it has epoch, args\n"),
     ],
 )
 def test_files_that_are_no_checkpoints(name: str, content: Any, text: str, verify: Any) -> None:
+    if name == "pipe":
+        os.mkfifo(name)  # whoever opens it waits for a writer, in vain
     if isinstance(content, bytes):
         Path(name).write_bytes(content)
     elif content is not None:
@@ -206,6 +211,30 @@ def test_files_that_are_no_checkpoints(name: str, content: Any, text: str, verif
     assert (done.code, done.out) == (1, "")
     assert done.err.startswith(f"--checkpoint = {name!r}: {text}")
     assert not Path("it_ran").exists()
+
+
+def test_a_remedy_is_a_line_of_its_own(verify: Any) -> None:
+    torch.save({"net": {"w": torch.ones(2)}, "ema": {"w": torch.ones(2)}}, "two.pt")
+    done = verify("--checkpoint", "two.pt", *PLAN)
+    assert (done.code, done.out) == (1, "")
+    assert done.err == (
+        "--checkpoint = 'two.pt': two.pt holds several mappings of tensors: net, ema\n"
+        "  -> save the one that is meant in a file of its own, or under 'state_dict'\n"
+    )
+
+
+def test_another_dtype_is_told(state: State, verify: Any) -> None:
+    save_file(changed(state, "head.weight", Tensor.bfloat16), "x.safetensors")
+    done = verify("--checkpoint", "x.safetensors", *PLAN)
+    assert (done.code, done.lines[-1]) == (0, "8 parameters and blocks: 7 equal bit for bit, 1 equal but for rounding")
+    row = "head.weight  close  stored in bfloat16, planned in float32: the plan's values rounded to it"
+    assert re.sub(r"  +", "  ", done.lines[1]) == row
+
+
+def test_what_cannot_be_read_is_not_missing(state: State, verify: Any) -> None:
+    torch.save(changed(state, "norm.bias", lambda t: t.to("meta")), "x.pt")
+    done = verify("--checkpoint", "x.pt", *PLAN)
+    assert (done.code, re.sub(r"  +", "  ", done.lines[1])) == (1, "norm.bias  differs  it is stored on meta, without values")
 
 
 def test_a_checkpoint_of_another_model(verify: Any) -> None:

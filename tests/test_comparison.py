@@ -154,3 +154,179 @@ def test_another_seed_differs_everywhere():
     found = verdicts(other, of_model(dict(model.named_parameters())))
     same = {label for label, (verdict, _) in found.items() if verdict == EQUAL}
     assert all(plan[label.partition("[")[0]].std == 0 for label in same)
+
+
+# --- names that are not the plan's -----------------------------------------------------------------------------------------
+
+
+def renamed(change):
+    """A small model's plan and its state under other names."""
+    model = nn.ModuleDict({"stem": nn.Linear(3, 4), "body": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
+    plan = initconf.initialize(model, "he").plan
+    return plan, of_model(change(dict(model.named_parameters())))
+
+
+def less(state, *names):
+    return {name: p for name, p in state.items() if name not in names}
+
+
+NAMES = {
+    "DataParallel": (lambda s: {f"module.{n}": p for n, p in s.items()}, {}, ["the names there begin with 'module.'"]),
+    "torch.compile": (lambda s: {f"_orig_mod.{n}": p for n, p in s.items()}, {}, ["the names there begin with '_orig_mod.'"]),
+    "a key less, behind a prefix": (
+        lambda s: {f"module.{n}": p for n, p in less(s, "stem.weight").items()},
+        {"stem.weight": (OTHER, "it is not there")},
+        ["the names there begin with 'module.'"],
+    ),
+    "a part that is compiled": (lambda s: {n.replace("body.", "body._orig_mod."): p for n, p in s.items()}, {}, []),
+    "two kinds": (
+        lambda s: {f"net.{n.replace('body.', 'body._checkpoint_wrapped_module.')}": p for n, p in s.items()},
+        {},
+        ["the names there begin with 'net.'"],
+    ),
+    "one name for two": (
+        lambda s: {
+            **less(s, "body.bias"),
+            "body.module.bias": s["body.bias"],
+            "body._orig_mod.bias": s["body.bias"],
+        },
+        {"body.bias": (OTHER, "it is not there")},
+        ["the plan does not know body.module.bias, body._orig_mod.bias"],
+    ),
+    "a name that is another's as well": (
+        lambda s: {**less(s, "body.bias"), "module.stem.bias": s["body.bias"]},
+        {"body.bias": (OTHER, "it is not there")},
+        ["the plan does not know module.stem.bias"],
+    ),
+    "a parametrisation that the plan has not": (
+        lambda s: {
+            **less(s, "body.weight"),
+            "body.parametrizations.weight.original0": s["body.bias"],
+            "body.parametrizations.weight.original1": s["body.weight"],
+        },
+        {"body.weight": (UNKNOWN, "what a parametrisation stores is not what was drawn")},
+        [],
+    ),
+}
+
+
+@pytest.mark.parametrize("row", NAMES)
+def test_names_that_wrappers_gave(row):
+    change, others, notes = NAMES[row]
+    plan, stored = renamed(change)
+    rows, said = compare(plan, stored)
+    assert {r.label: (r.verdict, r.note) for r in rows if r.verdict != EQUAL} == others
+    assert (len(rows), said) == (6, notes)
+
+
+def test_a_prefix_is_that_of_most_of_the_plan():
+    half = ("body.bias", "head.weight", "head.bias")
+    plan, stored = renamed(lambda s: {f"net.{n}": p for n, p in less(s, *half).items()})
+    with pytest.raises(InitConfError) as caught:
+        compare(plan, stored)
+    assert str(caught.value) == (
+        "none of the plan's parameters is there: it has stem.weight, stem.bias, body.weight and 3 more, "
+        "and there are net.stem.weight, net.stem.bias, net.body.weight"
+    )
+
+
+def test_an_attribute_that_is_called_module_is_no_wrapper():
+    model = nn.ModuleDict({"module": nn.Linear(3, 3)})
+    model.weight = nn.Parameter(torch.ones(3, 3))
+    plan = initconf.compile(model, {"rules": {"all": {"glob": "**", "initializer": "zeros"}}})
+    initconf.apply(model, plan)
+    stored = of_model(dict(model.named_parameters()))
+    assert {verdict for verdict, _ in verdicts(plan, stored).values()} == {EQUAL}
+    del stored["weight"]
+    assert verdicts(plan, stored)["weight"] == (OTHER, "it is not there")
+    stored["_orig_mod.weight"] = stored.pop("module.weight")  # which of the two it is cannot be known
+    found = verdicts(plan, stored)
+    assert found.pop("module.bias")[0] == EQUAL
+    assert set(found.values()) == {(OTHER, "it is not there")}
+
+
+@pytest.mark.parametrize("kind", ["weight_norm", "spectral_norm", "orthogonal"])
+def test_what_a_parametrisation_stores_is_not_known(kind):
+    model = nn.ModuleDict({"body": nn.Linear(4, 4), "head": nn.Linear(4, 2)})
+    getattr(nn.utils.parametrizations, kind)(model["body"])
+    plan = initconf.initialize(model, "he").plan
+    rows, notes = compare(plan, of_model(model.state_dict()))
+    said = {row.label: (row.verdict, row.note) for row in rows if row.verdict != EQUAL}
+    assert said == {"body.weight": (UNKNOWN, "what a parametrisation stores is not what was drawn")}
+    assert (len(rows), notes) == (4, [])
+
+
+# --- dtypes that are not the plan's ----------------------------------------------------------------------------------------
+
+F32, F64, BF16 = torch.float32, torch.float64, torch.bfloat16
+
+
+@pytest.mark.parametrize(
+    ("planned", "drawn", "there", "note"),
+    [
+        (F32, F32, BF16, "stored in bfloat16, planned in float32: the plan's values rounded to it"),
+        (F32, F32, torch.float16, "stored in float16, planned in float32: the plan's values rounded to it"),
+        (F32, F32, torch.float8_e4m3fn, "stored in float8_e4m3fn, planned in float32: the plan's values rounded to it"),
+        (F32, F32, F64, "stored in float64, planned in float32: the plan's values as they are"),
+        (F32, F32, torch.complex64, "stored in complex64, planned in float32: the plan's values as they are"),
+        (F32, F64, F64, "stored in float64, planned in float32: the plan's values as made in float64, whose stream is another"),
+        (F64, F64, F32, "stored in float32, planned in float64: the plan's values rounded to it"),
+        (F64, F32, F32, "stored in float32, planned in float64: the plan's values as made in float32, whose stream is another"),
+        (BF16, BF16, F32, "stored in float32, planned in bfloat16: the plan's values as they are"),
+        (BF16, F32, F32, "stored in float32, planned in bfloat16: the plan's values before they are rounded"),
+    ],
+    ids=str,
+)
+def test_another_dtype_is_said(planned, drawn, there, note):
+    plan = initconf.compile(net(planned), SPEC)
+    constant = {leaf.label for entry in plan.entries for leaf in entry.leaves() if leaf.std == 0}
+    ones = note.partition(":")[0] + f": the plan's values {'rounded to it' if 'rounded to it' in note else 'as they are'}"
+    if (planned, there) == (F64, F32):
+        ones = "stored in float32, planned in float64: the plan's values rounded to it"
+    model, _ = written(drawn)
+    for label, found in verdicts(plan, of_model({n: p.detach().to(there) for n, p in model.named_parameters()})).items():
+        assert found == (CLOSE, ones if label in constant else note), label
+
+
+def test_values_that_became_integers():
+    """Cast to integers the weights of the plan would be zeros too."""
+    model, plan = written()
+    found = verdicts(plan, of_model({n: p.detach().long() for n, p in model.named_parameters()}))
+    assert found["norm.weight"] == (CLOSE, "stored in int64, planned in float32: the plan's values as they are")
+    verdict, note = found["head.weight"]
+    assert verdict == OTHER
+    assert note.startswith("element ")
+    assert " is 0, and the plan's is " in note
+    assert note.endswith("; stored in int64, planned in float32")
+
+
+def test_what_differs_in_another_dtype():
+    model, plan = written()
+    state = {n: p.detach().to(BF16) for n, p in model.named_parameters()}
+    state["norm.bias"][3] = 1
+    nudged(state["head.weight"], 1)
+    found = verdicts(plan, of_model(state))
+    assert found["norm.bias"] == (OTHER, "element 3 is 1, and the plan's is 0; stored in bfloat16, planned in float32")
+    verdict, note = found["head.weight"]
+    assert verdict == CLOSE
+    assert note.startswith("stored in bfloat16, planned in float32: the plan's values rounded to it, to ")
+    assert note.endswith(" units in the last place")
+
+
+def test_rounding_is_that_of_the_coarser_dtype():
+    model, plan = written(BF16, rng_device="cpu")
+    nudged(model.head.weight.data, 1)
+    found = verdicts(plan, of_model({n: p.detach().float() for n, p in model.named_parameters()}))["head.weight"]
+    assert found[0] == CLOSE
+    assert found[1].startswith("stored in float32, planned in bfloat16: the plan's values as they are, to ")
+    nudged(model.head.weight.data, 3)
+    found = verdicts(plan, of_model({n: p.detach().float() for n, p in model.named_parameters()}))["head.weight"]
+    assert found[0] == OTHER
+
+
+def test_what_differs_in_float8():
+    model, plan = written()
+    state = {n: p.detach().to(torch.float8_e4m3fn) for n, p in model.named_parameters()}
+    state["norm.bias"] = torch.ones(6).to(torch.float8_e4m3fn)
+    note = "element 0 is 1, and the plan's is 0; stored in float8_e4m3fn, planned in float32"
+    assert verdicts(plan, of_model(state))["norm.bias"] == (OTHER, note)

@@ -330,7 +330,7 @@ ROWS: list[tuple[Make, list[str], str]] = [
         on_meta,
         ["initializer=keep"],
         f"init.initializer  (override 'init.initializer=keep'): {THREE}: keep cannot serve it: a parameter on meta has no "
-        "values to keep\n  -> materialise the model first, or give it an initializer that writes values",
+        "values to keep\n  -> construct the model in skip_init, which keeps them, or give it an initializer that writes values",
     ),
     (
         counting,

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 import initconf
+from initconf import registry
 from tests.ranks import pretended
 from tests.small_models import gpt, mlp, tied_gpt, untouched
 
@@ -138,6 +139,40 @@ def test_a_plan_serves_dtypes_of_its_kind_that_can_hold_its_values(planned, dtyp
     with untouched(model), pytest.raises(initconf.ApplyError) as caught:
         initconf.apply(model, plan)
     assert str(caught.value) == f"weight: {text}\n  -> compile the plan for this model"
+
+
+def test_what_a_plan_needs_beside_itself_is_looked_for_before_the_first_write(tmp_path):
+    @initconf.register("mine_alone")
+    def mine_alone(tensor, generator=None):
+        tensor.normal_(generator=generator)
+
+    file = tmp_path / "w.npy"
+    np.save(file, np.ones((4, 4), np.float32))
+    spec = {
+        "initializer": "he_normal",
+        "rules": {
+            "file": {"glob": "1.weight", "initializer": {"name": "values", "path": str(file)}},
+            "own": {"glob": "2.weight", "initializer": "mine_alone"},
+        },
+    }
+
+    def make():
+        return nn.Sequential(*(nn.Linear(4, 4, bias=False) for _ in range(3)))
+
+    plan = initconf.compile(make(), spec)
+    initconf.apply(make(), plan)
+    del registry._registered["mine_alone"]
+    own = "2.weight: no initializer is named 'mine_alone'\n  -> import the module that registers it"
+    np.save(file, np.ones((1, 4), np.float32))  # which would be broadcast
+    for text in (
+        f"- 1.weight: {file} has (1, 4) for it now, and the plan is for (4, 4)\n    -> compile the plan for this model",
+        f"- 1.weight: there is no file {file}",
+    ):
+        model = make()
+        with untouched(model), pytest.raises(initconf.ApplyError) as caught:
+            initconf.apply(model, plan)
+        assert str(caught.value) == f"2 problems:\n{text}\n- {own}".replace("\n  ->", "\n    ->")
+        file.unlink(missing_ok=True)
 
 
 def test_what_skip_init_left_out_is_not_kept_when_it_was_sharded_since():

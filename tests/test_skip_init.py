@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
 import io
@@ -355,6 +356,185 @@ def test_a_part_that_no_mark_would_show_is_drawn():
     assert model.weight.nonzero().flatten().tolist() == [5, 6, 7, 8]
 
 
+# --- what is written unseen ------------------------------------------------------------------------------------------------
+
+
+def elsewhere(write, *given):
+    """Another thread, which skip_init does not see."""
+    thread = threading.Thread(target=write, args=given)
+    thread.start()
+    thread.join()
+
+
+def and_left(weight):
+    pass
+
+
+def and_read(weight):
+    assert weight.isfinite().all()
+
+
+def and_taken_out(weight):
+    assert math.isfinite(sum(map(sum, weight.tolist())))
+
+
+def and_copied(weight):
+    return nn.ParameterList([weight.detach().clone()])[0]
+
+
+@pytest.mark.parametrize("then", [and_left, and_read, and_taken_out, and_copied])
+def test_what_another_thread_initialises_stays(then):
+    expected = nn.Linear(64, 64)
+    initconf.initialize(expected, "he")
+    with skip_init():
+        model = nn.Linear(64, 64)
+        elsewhere(initconf.initialize, model, "he")
+        made = then(model.weight)
+    assert torch.equal(model.weight, expected.weight)
+    assert made is None or torch.equal(made, expected.weight)
+    assert torch.equal(model.bias, expected.bias)
+
+
+def doubled(weight):
+    weight.mul_(2)
+
+
+def first_row_zeroed(weight):
+    weight[0].zero_()
+
+
+def zeros_times(weight):
+    torch.mul(weight, 0, out=weight)
+
+
+@pytest.mark.parametrize("change", [doubled, first_row_zeroed, zeros_times])
+def test_later_steps_are_for_what_was_written_unseen(change):
+    expected = nn.Linear(64, 64)
+    initconf.initialize(expected, "he")
+    with skip_init():
+        model = nn.Linear(64, 64)
+        elsewhere(initconf.initialize, model, "he")
+        with torch.no_grad():
+            change(model.weight)
+    with torch.no_grad():
+        change(expected.weight)
+    assert torch.equal(model.weight, expected.weight)
+
+
+def test_a_part_that_is_drawn_over_what_was_written_unseen():
+    expected = nn.Linear(64, 64)
+    initconf.initialize(expected, "he")
+    with skip_init():
+        model = nn.Linear(64, 64)
+        elsewhere(initconf.initialize, model, "he")
+        nn.init.uniform_(model.weight.data[32:], 5, 6)
+        weight = model.weight + 0
+    assert torch.equal(weight[:32], expected.weight[:32])
+    assert bool(((weight[32:] >= 5) & (weight[32:] <= 6)).all())
+
+
+def test_marks_upon_marks_are_not_taken_for_values():
+    @own
+    def construct(self):
+        self.weight = nn.Parameter(torch.zeros(3))
+        nn.init.normal_(self.weight)
+        nn.init.uniform_(self.weight.data[1:], 5, 6)
+        self.seen = self.weight.detach().clone()
+
+    model, drawn = built(construct)
+    assert "normal_" in drawn
+    assert bool((model.seen[1:] >= 5).all())
+    assert abs(float(model.seen[0])) < 5
+
+
+def test_a_copy_that_is_written_unseen():
+    with skip_init():
+        model = copied()
+        elsewhere(initconf.initialize, model, ALL_NORMAL)
+        seen = [p.detach().clone() for p in model.parameters()]
+    initconf.initialize(expected := copied(), ALL_NORMAL)
+    for weights in (model.parameters(), seen):
+        assert all(torch.equal(a, b) for a, b in zip(weights, expected.parameters(), strict=True))
+
+
+def test_one_of_two_parameters_in_one_memory():
+    with skip_init():
+        model = in_one_memory()
+        elsewhere(lambda: nn.init.zeros_(model.a.data))
+        assert model.b.isfinite().all()
+    assert not model.a.any()
+    assert 0.5 < model.b.std() < 2
+
+
+def test_rows_that_the_constructor_sets_hide_no_other():
+    """Where it overwrites all marks itself, what is left is drawn."""
+
+    @own
+    def construct(self):
+        self.weight = nn.Parameter(torch.empty(4, 6))
+        nn.init.uniform_(self.weight, 1, 2)
+        with torch.no_grad():
+            for row in (0, 1, 3):
+                self.weight[row].zero_()
+        self.seen = self.weight.detach().clone()
+
+    model, drawn = built(construct)
+    assert drawn == ["uniform_", "uniform_"]
+    for weight in (model.weight, model.seen):
+        assert bool((weight[2] >= 1).all())
+        assert not weight[[0, 1, 3]].any()
+
+
+# --- what torch refuses ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "init",
+    [
+        lambda w: w.normal_(0, -1),
+        lambda w: w.uniform_(2, 1),
+        lambda w: w.exponential_(-1),
+        lambda w: w.bernoulli_(2.0),
+        lambda w: w.random_(5, 2),
+        lambda w: nn.init.normal_(w, std=-1),
+        lambda w: nn.init.uniform_(w, 2, 1),
+    ],
+    ids=["normal_", "uniform_", "exponential_", "bernoulli_", "random_", "init.normal_", "init.uniform_"],
+)
+def test_arguments_that_torch_refuses_are_refused(init):
+    said = []
+    for inside in (False, True, True):
+        with skip_init() if inside else contextlib.nullcontext(), pytest.raises(RuntimeError) as caught:
+            init(nn.Linear(3, 3).weight.data)
+        said.append(str(caught.value).splitlines()[0])
+    assert said[0] == said[1] == said[2]
+
+
+def test_what_torch_s_own_skip_init_leaves_is_marked():
+    model, drawn = built(lambda: nn.utils.skip_init(nn.Linear, 6, 5))
+    assert drawn == []
+    assert skipped(model) == {"weight", "bias"}
+    with pytest.raises(CompileError, match="weight, bias: keep cannot serve it: its values were skipped by skip_init"):
+        initconf.compile(model, ALL_KEPT)
+    norm, _ = built(lambda: nn.LayerNorm(6, device="meta").to_empty(device="cpu").requires_grad_(False))
+    assert skipped(norm) == {"weight", "bias"}
+    norm.reset_parameters()
+    assert skipped(norm) == set()
+
+
+def test_a_module_that_is_hidden_from_the_model_shows_it():
+    @own
+    def construct(self):
+        self.fc, self.hidden = nn.Linear(6, 6), [nn.Linear(6, 6)]
+
+    model, _ = built(construct)
+    initconf.initialize(model, "he")
+    assert skipped(model) == set()
+    assert skipped(model.hidden[0]) == {"weight", "bias"}
+    initconf.initialize(model.hidden[0], "he")
+    assert skipped(model.hidden[0]) == set()
+
+
 # --- random numbers --------------------------------------------------------------------------------------------------------
 
 
@@ -365,6 +545,13 @@ def test_random_buffers_follow_the_seed_of_torch():
 
     assert torch.equal(features(0), features(0))
     assert not torch.equal(features(0), features(1))
+
+
+def test_the_next_context_draws_the_same_until_torch_s_state_moves_on():
+    first, second = built(random_buffers)[0].features, built(random_buffers)[0].features
+    torch.rand(1)
+    assert torch.equal(first, second)
+    assert not torch.equal(first, built(random_buffers)[0].features)
 
 
 def test_a_constructor_that_seeds_torch_gets_its_numbers():

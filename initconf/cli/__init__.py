@@ -183,7 +183,7 @@ def _files(parser: ArgumentParser) -> None:
 
 
 def _stored(parser: ArgumentParser) -> None:
-    text = "tensors to verify: safetensors or torch files, or the .index.json of several (default: those of --model)"
+    text = "tensors to verify: safetensors or torch files, the .index.json of several, or its folder (default: of --model)"
     parser.add_argument("--checkpoint", metavar="FILE", help=text)
     parser.add_argument("--plan", metavar="FILE", help="the saved plan (default: what init=SCHEME gives --model)")
 

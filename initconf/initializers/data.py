@@ -29,7 +29,7 @@ def pretrained(site: Site, path: str, rename: dict[str, str] | None = None, cast
     r"""The tensor of the parameter's own name (or of one of its aliases) in a checkpoint.
 
     Args:
-        path: a safetensors file or index, or a torch file of plain tensors (pickled code is refused).
+        path: a safetensors file, an index, a folder with one, or a torch file of plain tensors (pickled code is refused).
         rename: regexes over the parameter's name and what replaces them, applied in order, as in {'^backbone\.': 'model.'}.
         cast: whether another dtype than the parameter's is taken.
 
@@ -53,6 +53,8 @@ def _renamed(name: str, rename: dict[str, str]) -> str:
 
 def _checked(site: Site, path: str, name: str, stored: files.Stored, cast: bool) -> Law:
     what = f"{path}{f' [{name}]' if name else ''}"
+    if stored.fault:
+        raise InitConfError(f"{what} {stored.fault}")
     if stored.shape != site.shape:
         raise InitConfError(f"{what} has shape {stored.shape}, and the parameter {site.shape}")
     if stored.dtype.startswith("complex") and not site.is_complex:

@@ -14,7 +14,7 @@ from initconf.sites import Site
 def keep(site: Site) -> Law:
     """The parameter keeps the values it has. Raises InitConfError on meta, where there are none."""
     if site.on_meta:
-        remedy = "materialise the model first, or give it an initializer that writes values"
+        remedy = "construct the model in skip_init, which keeps them, or give it an initializer that writes values"
         raise InitConfError(Problem("a parameter on meta has no values to keep", remedy=remedy))
     return Keep()
 

@@ -27,6 +27,7 @@ COLUMNS = {
         "(peers)": (*RATES, "threads", "peer ms", "peer values/s", "times as fast"),
         "small": (*RATES, "parameters", "loop over torch.nn.init ms", "times as fast"),
     },
+    "matrices": {"routes": ("rows", "columns", "values", "ms", "of Householder", "off float64")},
     "models": {
         "(planning on meta)": ("values", "lines", "compile and print s"),
         "gpt2 large": ("values", "eager s", "runs", "initconf s", "skip_init alone s", "values/s", "times as fast"),
@@ -44,7 +45,7 @@ COLUMNS = {
     "skip_init": {"constructors": ("values", "ms", "inside skip_init ms", "times as fast")},
 }
 PLOTS = {"elementwise": ["laws.svg", "sizes.svg", "threads.svg"], "sharded": ["ranks.svg"]}
-QUICKEST = ("on_gpu", "planning")
+QUICKEST = ("matrices", "on_gpu", "planning")
 
 
 def run(name: str, results: Path) -> str:

@@ -2,9 +2,9 @@
 
 python benchmarks/matrices.py [--quick]
 
-initconf takes Householder's, which serves every matrix. CholeskyQR2 gives the same Q, and fails where the square of the condition
-number is more than float32 can hold, as it may be of square matrices. Newton-Schulz gives another orthonormal matrix, the polar
-factor.
+initconf takes Householder's, which serves every matrix. CholeskyQR2 gives the same Q, and fails where the square of the
+condition number is more than float32 can hold, as it may be of square matrices. Newton-Schulz gives another orthonormal matrix,
+the polar factor.
 """
 
 from __future__ import annotations

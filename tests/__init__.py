@@ -1,0 +1,1 @@
+"""A package, so that no package of this name that somebody installed takes its place."""

@@ -234,7 +234,7 @@ def _apply(
     model: nn.Module, plan: Plan, found: Mapping[str, Found], said: _Said, chosen: Container[str] | None = None
 ) -> Report:
     started = time.perf_counter()
-    crew = min(count(said.threads), 1 + sum(entry.numel for entry in plan.entries) // sampling.CHUNK)
+    crew = count(said.threads)
     writer, notes = _prepared(model, plan, found, said, chosen)
     with _on_cpu(), files.held_open(), shown(plan, said.progress, owners=writer.owners) as step:
         try:
@@ -254,8 +254,9 @@ def _apply(
 
 def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -> None:
     """Write every entry: what runs other people's code one after the other, all else in as many threads as are wanted."""
-    # To start threads takes as long as a few hundred thousand values do.
-    small = sum(entry.numel for entry in plan.entries) < 4 * sampling.CHUNK
+    # To start threads takes as long as a few hundred thousand values do, and more of them than there are chunks have no work.
+    values = sum(entry.numel for entry in plan.entries)
+    small, crew = values < 4 * sampling.CHUNK, min(crew, 1 + values // sampling.CHUNK)
 
     def done(task: Task, made: Any) -> None:
         writer.done(task, made)

@@ -10,6 +10,8 @@ from torch import nn
 
 import initconf
 from initconf.errors import ApplyError
+from initconf.laws import Constant
+from initconf.report import Report
 from tests.small_models import convnet, mlp, padded, tied_gpt
 
 
@@ -279,14 +281,23 @@ def test_new_layers_on_meta_beside_what_is_there():
 # --- verified while it is written ------------------------------------------------------------------------------------------
 
 
-def test_stats_are_gathered_while_values_are_written():
+def test_stats_are_gathered_while_values_are_written(monkeypatch):
+    """All values of every law that is drawn value by value; and right models pass."""
+
+    def gathered(model, spec, **more):
+        report = initconf.initialize(model, spec, verify="stats", **more)
+        drawn = [leaf for leaf in report.plan.leaves() if leaf.law.elementwise and not isinstance(leaf.law, Constant)]
+        counts = {label: moments.count for label, moments in held[-1].items()}
+        assert {leaf.label: counts.get(leaf.label) for leaf in drawn} == {leaf.label: leaf.numel for leaf in drawn}
+        return drawn
+
+    held, hold = [], Report.hold
+    monkeypatch.setattr(Report, "hold", lambda report, moments: held.append(moments) or hold(report, moments))
     for make in (mlp, convnet, padded, tied_gpt):
-        initconf.initialize(make(), "he", verify="stats")
-        initconf.initialize(make(), "orthogonal", verify="stats")
-    initconf.initialize(nn.Linear(600, 700, dtype=torch.bfloat16), "lecun", verify="stats", threads=2)
-    initconf.initialize(
-        nn.Linear(30, 20, dtype=torch.complex64), {"initializer": "he_normal", "unmatched": "keep"}, verify="stats"
-    )
+        assert gathered(make(), "he")
+        gathered(make(), "orthogonal")
+    assert gathered(nn.Linear(600, 700, dtype=torch.bfloat16), "lecun", threads=2)
+    assert gathered(nn.Linear(30, 20, dtype=torch.complex64), {"initializer": "he_normal", "unmatched": "keep"})
 
 
 def test_stats_find_a_law_that_is_not_what_it_says(monkeypatch):

@@ -35,6 +35,7 @@ from initconf.files import contents
 from initconf.limits import resolvers_of_schemes
 from initconf.loading import load_application
 from tests.small_models import mlp
+from tests.test_loading import refused, write
 
 VERSION = {} if hydra.__version__ >= "1.4" else {"version_base": "1.3"}
 
@@ -63,19 +64,6 @@ def _canary(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     OmegaConf.clear_resolver("sing")
     assert "sung" not in sys.modules
     assert not calls
-
-
-def write(name: str, text: str) -> str:
-    path = Path(name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text)
-    return name
-
-
-def refused(*args: Any, **kwargs: Any) -> str:
-    with pytest.raises(SpecError) as caught:
-        load(*args, **kwargs)
-    return str(caught.value)
 
 
 # --- names of code -----------------------------------------------------------------------------------------------------------

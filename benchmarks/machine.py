@@ -15,7 +15,7 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("initconf", "numpy", "torch", "jax", "mmengine", "transformers")
+PACKAGES = ("initconf", "numpy", "jax", "mmengine", "transformers")
 
 
 def usable() -> int:
@@ -42,7 +42,7 @@ def machine() -> dict[str, Any]:
 
 
 def _versions() -> dict[str, str]:
-    versions = {"python": platform.python_version()}
+    versions = {"python": platform.python_version(), "torch": str(torch.__version__)}  # which names the build, +cpu or +cu130
     for name in PACKAGES:
         with suppress(metadata.PackageNotFoundError):
             versions[name] = metadata.version(name)

@@ -68,7 +68,7 @@ endif
 
 # torch comes first, since it is by far the largest. antlr4 (of hydra-core) ships only as source, so the second step
 # may build in isolation; initconf itself is then built with the hatchling that is installed.
-$(STAMP): pyproject.toml constraints.txt
+$(STAMP): pyproject.toml constraints.txt initconf/native/uniforms.c initconf/native/build.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("initconf needs Python 3.10 or newer: make PYTHON=python3.x")'
 	@echo "Setting up $(VENV); the first time this takes some minutes, most of them for downloading torch."
 	@$(PIP) --version >/dev/null 2>&1 || { echo "[1/4] virtual environment"; $(PYTHON) -m venv --clear $(VENV); }

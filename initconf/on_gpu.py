@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from initconf.stream import generator, key, stand
-from initconf.stream import uniforms as on_cpu
+from initconf.stream import Streams, key, stand
 
 log = logging.getLogger("initconf")
 
@@ -76,7 +75,7 @@ def works(device: torch.device) -> bool:
         for dtype in (torch.float32, torch.float64):
             tried = key(0, "tried")
             found = uniforms([tried], [99], torch.empty(99, dtype=dtype, device=device)).cpu()
-            if not torch.equal(found, on_cpu(generator(tried), torch.empty(99, dtype=dtype, device="cpu"))):
+            if not torch.equal(found, Streams().uniforms([tried], [99], torch.empty(99, dtype=dtype, device="cpu"))):
                 raise ArithmeticError("it gives other bits than the CPU")
     except Exception as error:  # noqa: BLE001 - whatever triton, its compiler or the driver raise
         log.warning(

@@ -13,6 +13,7 @@ defined step by step in notebooks/2-the-stream.ipynb, which reproduces them with
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -45,28 +46,48 @@ def stand(bits: np.random.PCG64DXSM, key: bytes, step: int = 0) -> None:
         bits.advance(step)
 
 
-def generator(key: bytes) -> np.random.PCG64DXSM:
-    """NumPy's bit generator with its state set from a key."""
-    bits = np.random.PCG64DXSM(0)
-    stand(bits, key)
-    return bits
+class Streams:
+    """Symmetric uniforms by way of NumPy: what defines them, and what makes them where nothing faster serves."""
+
+    def __init__(self) -> None:
+        self.bits = np.random.PCG64DXSM(0)
+
+    def uniforms(self, keys: Sequence[bytes], counts: Sequence[int], out: Tensor, first: int | Sequence[int] = 0) -> Tensor:
+        """Fill a contiguous float32 or float64 tensor with symmetric uniforms of several streams, one after the other.
+
+        Args:
+            counts: how many of each.
+            first: the number of the first one, of all or of each.
+        """
+        each = 1 if out.dtype == torch.float64 else 2
+        firsts = [first] * len(keys) if isinstance(first, int) else first
+        if len(keys) == 1 and each == 2 and not firsts[0] % 2 and counts[0] >= _MANY:
+            stand(self.bits, keys[0], firsts[0] // 2)
+            return _many(self.bits, out)
+        array, fill = out.numpy(), np.random.Generator(self.bits).random
+        dtype: Any = array.dtype
+        end, at, last, spare = 0, 0, b"", np.empty(1, dtype)
+        for key, count, number in zip(keys, counts, firsts, strict=True):
+            if key == last and number // each >= at:
+                self.bits.advance(number // each - at)  # which forgets the half of a step that was left over
+            else:
+                stand(self.bits, key, number // each)
+            if number % each:
+                fill(dtype=dtype, out=spare)
+            # The short way to (h >> 8) * 2^-24 and (r >> 11) * 2^-53; a test holds it to that.
+            fill(dtype=dtype, out=array[end : end + count])
+            end, at, last = end + count, -(-(number + count) // each), key
+        return _symmetric(out)
 
 
-def uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
-    """Fill a contiguous float32 or float64 tensor with the next symmetric uniforms of a stream."""
-    array = out.numpy()
-    dtype: Any = array.dtype
-    # The short way to (h >> 8) * 2^-24 and (r >> 11) * 2^-53; a test holds it to that.
-    np.random.Generator(bits).random(dtype=dtype, out=array)
-    return symmetric(out)
-
-
+_MANY = 1 << 12
+"""From here on torch makes uniforms of the raw numbers: it takes some microseconds to begin with."""
 _LEAST = torch.from_numpy(np.array(2.0**-24 - 1, dtype=np.float32))
 """By way of NumPy, for which torch's default dtype, device and modes mean nothing."""
 
 
-def many_uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
-    """`uniforms` for a flat float32 tensor of many elements, a third faster; half of a number that is left over is dropped."""
+def _many(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
+    """The next uniforms of a stream in a flat float32 tensor, a third faster; half of a number that is left over is dropped."""
     raw: Any = bits.random_raw((out.numel() + 1) // 2)
     halves = raw.view(np.uint32)[: out.numel()]
     np.right_shift(halves, 8, out=halves)
@@ -74,6 +95,6 @@ def many_uniforms(bits: np.random.PCG64DXSM, out: Tensor) -> Tensor:
     return torch.add(_LEAST, out.copy_(torch.from_numpy(halves.view(np.int32))), alpha=2.0**-23, out=out)
 
 
-def symmetric(u: Tensor) -> Tensor:
+def _symmetric(u: Tensor) -> Tensor:
     """2u - 1 + 2^-24 (2^-53 in float64) in two steps, each of them exact; in place."""
     return u.sub_(0.5 - 2.0 ** (-54 if u.dtype == torch.float64 else -25)).mul_(2)

@@ -223,7 +223,7 @@ class _Bunch:
             return []
         counts = [target.numel() for target in self.targets]
         v = source.memory(sum(counts) * law.per_value, sampling.working_dtype(self.dtype), device=self.place)
-        made = law.quantile(source.several(self.keys, [n * law.per_value for n in counts], v)).split(counts)  # type: ignore[no-untyped-call]
+        made = law.quantile(source.uniforms(self.keys, [n * law.per_value for n in counts], v)).split(counts)  # type: ignore[no-untyped-call]
         torch._foreach_copy_(self.targets, made)
         return [(name, _moments(law, part)) for name, part in zip(self.names, made, strict=True)] if self.names else []
 
@@ -249,7 +249,8 @@ def _uniforms(key: bytes, piece: Piece, each: int, out: Tensor, source: Source) 
     if rows is None:
         return source.at(key, piece.first * each, out)
     if not rows.through:
-        return source.runs(key, [(a * each, n * each) for a, n in rows.within(piece.first, out.numel() // each)], out)
+        runs = [(a * each, n * each) for a, n in rows.within(piece.first, out.numel() // each)]
+        return source.uniforms([key] * len(runs), [n for _, n in runs], out, [first for first, _ in runs])
     most = max(1, (sampling.CHUNK if out.is_cpu else _LARGE) // rows.size)
     for first, count in rows.together(piece.first, out.numel() // each, most):
         whole = source.memory(count * rows.size * each, out.dtype, "whole", out.device)

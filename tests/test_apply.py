@@ -21,6 +21,7 @@ from initconf.errors import ApplyError, CompileError
 from initconf.laws import Custom, Normal
 from initconf.survey import survey
 from tests.small_models import ZOO, gpt, lstm, mlp, padded, tied_gpt, untouched
+from tests.streams import by_numpy
 
 
 @cache
@@ -148,7 +149,7 @@ def test_float64_has_values_of_its_own():
     single, double = made(mlp()), made(mlp().double())
     assert not torch.allclose(double["head.weight"].float(), single["head.weight"])
     key = sampling.key(0, "head.weight")
-    expected = Normal(0.0, 0.5).quantile(sampling.uniforms(sampling.generator(key), torch.empty(24, dtype=torch.float64)))
+    expected = Normal(0.0, 0.5).quantile(by_numpy(key, torch.empty(24, dtype=torch.float64)))
     assert torch.equal(double["head.weight"], expected.view(3, 8))
 
 
@@ -279,7 +280,7 @@ def test_ties_are_kept_and_initialised_once():
     first, second = (model.get_parameter(name) for name in names)
     assert first is second
     key = sampling.key(0, min(names))
-    expected = Normal(0.0, 0.02).quantile(sampling.uniforms(sampling.generator(key), torch.empty(first.numel())))
+    expected = Normal(0.0, 0.02).quantile(by_numpy(key, torch.empty(first.numel())))
     assert torch.equal(first.detach().flatten(), expected)
 
 
@@ -342,7 +343,7 @@ def test_blocks_have_streams_of_their_own():
     initconf.initialize(model, {**NORMAL, "seed": 2})
     q, k, v = model.in_proj_weight.detach().chunk(3)
     assert not torch.equal(q, k)
-    expected = sampling.uniforms(sampling.generator(sampling.key(2, "in_proj_weight", "k")), torch.empty(64))
+    expected = by_numpy(sampling.key(2, "in_proj_weight", "k"), torch.empty(64))
     assert torch.equal(k.flatten(), Normal(0.0, 1.0).quantile(expected))
     assert v.abs().max() > 1
 

@@ -23,7 +23,7 @@ ORDER = """
     schema
     reading provenance refusals limits composing validating loading
     rules choices diagnosis addresses plan generated heads compiler
-    stream stream_kernel on_gpu sampling shards moments threads writing
+    stream native/ stream_kernel on_gpu sampling shards moments threads writing
     by_torch report comparison progress materialise fitting choosing conditions apply measurement measuring
     porting/
     lab/ cli/ _hydra/ __main__

@@ -26,6 +26,8 @@ from initconf.laws import (
     TruncatedNormal,
     Uniform,
 )
+from initconf.stream import Streams
+from tests.streams import by_numpy, generator
 
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 KEY = sampling.key(7, "blocks.0.fc.weight")
@@ -39,12 +41,12 @@ def same_bits(device: str) -> None:
     for dtype in (torch.float32, torch.float64):
         for first in FIRST:
             for n in SIZES:
-                expected = sampling.Source().at(KEY, first, torch.empty(n, dtype=dtype))
+                expected = by_numpy(KEY, torch.empty(n, dtype=dtype), first)
                 found = on_gpu.uniforms([KEY], [n], torch.empty(n, dtype=dtype, device=device), first)
                 assert torch.equal(found.cpu(), expected), (dtype, first, n)
         counts = [(i * 37) % 3000 + 1 for i in range(20)]
         keys = [sampling.key(0, f"p{i}") for i in range(20)]
-        expected = sampling.Source().several(keys, counts, torch.empty(sum(counts), dtype=dtype))
+        expected = Streams().uniforms(keys, counts, torch.empty(sum(counts), dtype=dtype))
         found = on_gpu.uniforms(keys, counts, torch.empty(sum(counts), dtype=dtype, device=device))
         assert torch.equal(found.cpu(), expected), dtype
 
@@ -53,7 +55,7 @@ def runs(device: str, monkeypatch) -> None:
     """Pieces of one stream in one launch, and in several where they are too many for one."""
     pieces = [(0, 3), (3, 1), (8, 5), (2047, 2), (5000, 2050), (9001, 1)]
     for dtype in (torch.float32, torch.float64):
-        whole = sampling.Source().at(KEY, 0, torch.empty(10_000, dtype=dtype))
+        whole = by_numpy(KEY, torch.empty(10_000, dtype=dtype), 0)
         expected = torch.cat([whole[first : first + n] for first, n in pieces])
         for most in (1 << 15, 4):
             monkeypatch.setattr(on_gpu, "_STREAMS", most)
@@ -66,7 +68,7 @@ def far_blocks(device: str) -> None:
     """Past a million steps the number of a block has a second digit."""
     n = 2 * 1024 * 1030 + 5
     found = on_gpu.uniforms([KEY], [n], torch.empty(n, device=device)).cpu()
-    assert torch.equal(found, sampling.Source().at(KEY, 0, torch.empty(n)))
+    assert torch.equal(found, by_numpy(KEY, torch.empty(n), 0))
 
 
 def a_model_written_there(monkeypatch) -> None:
@@ -95,12 +97,12 @@ def a_model_written_there(monkeypatch) -> None:
 def test_the_tables_are_the_powers_of_the_step():
     """By jumping in Python with the table's numbers, held to NumPy's own `advance`."""
     table = on_gpu._table(torch.device("cpu")).view(-1, 4).numpy().view("uint64")
-    bits = sampling.generator(KEY)
+    bits = generator(KEY)
     start = bits.state["state"]
     for level, digit in [(0, 0), (0, 1), (0, 1023), (1, 1), (1, 1000), (2, 3)]:
         a, a_high, c, c_high = (int(x) for x in table[level * 1024 + digit])
         jumped = ((a | a_high << 64) * start["state"] + (c | c_high << 64) * start["inc"]) % (1 << 128)
-        other = sampling.generator(KEY)
+        other = generator(KEY)
         other.advance(digit * 1024**level)
         assert jumped == other.state["state"]["state"], (level, digit)
 
@@ -183,7 +185,7 @@ def test_the_bits_of_the_uniforms_are_the_cpus():
 )
 def test_quantiles_agree(law):
     n = (1 << 20) * law.per_value
-    expected = law.quantile(sampling.Source().at(KEY, 0, torch.empty(n)))
+    expected = law.quantile(by_numpy(KEY, torch.empty(n), 0))
     found = law.quantile(on_gpu.uniforms([KEY], [n], torch.empty(n, device="cuda"))).cpu()
     assert float((found - expected).abs().max()) <= 1e-6 * max(1.0, float(expected.abs().max()))
 

@@ -37,6 +37,7 @@ from initconf.laws import (
     Uniform,
     ZerO,
 )
+from tests.streams import by_numpy, generator
 
 NAME = "blocks.0.fc.weight"
 
@@ -102,22 +103,22 @@ def test_every_part_of_the_key_matters():
 def test_raw_outputs_are_those_of_the_generator_written_out(seed):
     key = sampling.key(seed, NAME)  # half of the keys have an even increment, which is made odd
     raw = written_out_raw(key)
-    assert sampling.generator(key).random_raw(500).tolist() == [next(raw) for _ in range(500)]
+    assert generator(key).random_raw(500).tolist() == [next(raw) for _ in range(500)]
 
 
 def test_raw_outputs_in_numbers():
     first = [15706135240729149028, 17033946450322442474, 1202035725854187798, 10498572784414003803]
-    assert sampling.generator(sampling.key(7, NAME)).random_raw(4).tolist() == first
+    assert generator(sampling.key(7, NAME)).random_raw(4).tolist() == first
 
 
 @pytest.mark.parametrize("name", ["a", NAME, "ключ"])
 @pytest.mark.parametrize("n", [1, 2, 1001])
 def test_uniforms_are_the_halves_of_the_raw_outputs_low_half_first(name, n):
     key = sampling.key(3, name)
-    made = sampling.uniforms(sampling.generator(key), torch.empty(n))
+    made = by_numpy(key, torch.empty(n))
     assert made.dtype == torch.float32
     assert made.tolist() == written_out_uniforms(key, n)  # to the last bit: every one of them fits a float32
-    raw = sampling.generator(key).random_raw((n + 1) // 2)
+    raw = generator(key).random_raw((n + 1) // 2)
     halves = np.stack([raw & 0xFFFFFFFF, raw >> 32], axis=1).reshape(-1)[:n]
     wide = (2 * (halves >> 8).astype(np.float64) * 2.0**-24 - 1) + 2.0**-24
     assert made.numpy().tobytes() == wide.astype(np.float32).tobytes()
@@ -125,9 +126,9 @@ def test_uniforms_are_the_halves_of_the_raw_outputs_low_half_first(name, n):
 
 def test_float64_has_a_stream_of_its_own():
     key = sampling.key(3, NAME)
-    made = sampling.uniforms(sampling.generator(key), torch.empty(1001, dtype=torch.float64))
+    made = by_numpy(key, torch.empty(1001, dtype=torch.float64))
     assert made.tolist() == written_out_uniforms(key, 1001, double=True)
-    raw = sampling.generator(key).random_raw(1001) >> 11
+    raw = generator(key).random_raw(1001) >> 11
     # 2u - 1 + 2^-53 in integers: (2k + 1 - 2^53) / 2^53
     assert [x * 2**53 for x in made.tolist()] == [2 * int(k) + 1 - 2**53 for k in raw]
 
@@ -136,22 +137,23 @@ def test_float64_has_a_stream_of_its_own():
 @pytest.mark.parametrize("first", [0, 1, 4096, 5001])
 def test_many_uniforms_are_those_of_the_short_way(first, n):
     key = sampling.key(3, NAME)
-    whole = sampling.uniforms(sampling.generator(key), torch.empty(first + n))
-    assert torch.equal(sampling.Source().at(key, first, torch.empty(n)), whole[first:])
+    whole = torch.cat([by_numpy(key, torch.empty(1000), start) for start in range(0, first + n, 1000)])
+    assert torch.equal(by_numpy(key, torch.empty(n), first), whole[first : first + n])
 
 
 def test_an_odd_element_lies_in_the_high_half_of_its_step():
     key = sampling.key(0, NAME)
-    whole = sampling.uniforms(sampling.generator(key), torch.empty(100))
+    whole = by_numpy(key, torch.empty(100))
     for i in (0, 1, 38, 99):
-        bits = sampling.generator(key)
+        bits = generator(key)
         bits.advance(i // 2)
-        part = sampling.uniforms(bits, torch.empty(2))[i % 2 :]
-        assert part[0] == whole[i]
+        h = int(bits.random_raw()) >> 32 * (i % 2) & 0xFFFFFFFF
+        assert whole[i] == 2 * ((h >> 8) * 2.0**-24) - 1 + 2.0**-24
+        assert by_numpy(key, torch.empty(1), i) == whole[i]
 
 
 def test_uniforms_are_symmetric_and_never_reach_one():
-    made = sampling.uniforms(sampling.generator(sampling.key(0, NAME)), torch.empty(1 << 20))
+    made = by_numpy(sampling.key(0, NAME), torch.empty(1 << 20))
     assert -1 < float(made.min()) < float(made.max()) < 1
     assert float(made.mean()) == pytest.approx(0, abs=5 / math.sqrt(3 << 20))
     # what the smallest and the largest raw number become
@@ -430,7 +432,7 @@ def test_orthogonal_matrices_are_haar_distributed():
 
 
 def test_without_the_signs_of_r_the_test_fails():
-    draws = sampling.Draws(sampling.generator(sampling.key(0, NAME)), torch.float64)
+    draws = sampling.Draws(sampling.key(0, NAME), torch.float64)
     plain = torch.linalg.qr(draws.normal(20_000, 4, 4))[0]
     far = haar_surprises(plain)
     assert far["diagonal's signs"] > 20
@@ -438,7 +440,7 @@ def test_without_the_signs_of_r_the_test_fails():
 
 
 def test_a_construction_draws_from_the_parameter_s_own_stream():
-    draws = sampling.Draws(sampling.generator(sampling.key(0, NAME)), torch.float32)
+    draws = sampling.Draws(sampling.key(0, NAME), torch.float32)
     first, second = draws.uniform(3, 5), draws.normal(4)
     whole = torch.tensor(written_out_uniforms(sampling.key(0, NAME), 19))
     assert torch.equal(torch.cat([first.flatten()]), whole[:15])

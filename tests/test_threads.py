@@ -21,6 +21,7 @@ from initconf.errors import ApplyError
 from initconf.laws import Law
 from initconf.plan import Entry, Plan
 from initconf.threads import Failed, Task, run
+from tests.streams import by_numpy
 
 
 @dataclass(frozen=True)
@@ -96,7 +97,7 @@ def reference(name, law, dtype):
     if isinstance(law, laws.Constant):
         return torch.full(SHAPE, law.value, dtype=dtype)
     v = torch.empty(420 * law.per_value, dtype=sampling.working_dtype(dtype))
-    return law.quantile(sampling.uniforms(sampling.generator(sampling.key(0, name)), v)).view(SHAPE).to(dtype)
+    return law.quantile(by_numpy(sampling.key(0, name), v)).view(SHAPE).to(dtype)
 
 
 @pytest.mark.parametrize(("chunk", "small"), [(1, 0), (13, 0), (100, 0), (1 << 18, 0), (1 << 18, 1 << 12)])

@@ -1,5 +1,5 @@
 # Each target sets itself up: a virtual environment in .venv, with the versions of constraints.txt.
-# It does so once; until pyproject.toml or constraints.txt changes, nothing is installed and no index is asked.
+# It does so once; until pyproject.toml, constraints.txt or what is compiled changes, nothing is installed and no index is asked.
 
 PYTHON ?= python3
 JOBS ?= 2
@@ -67,8 +67,8 @@ $(STAMP): FORCE
 endif
 
 # torch comes first, since it is by far the largest. antlr4 (of hydra-core) ships only as source, so the second step
-# may build in isolation; initconf itself is then built with the hatchling that is installed.
-$(STAMP): pyproject.toml constraints.txt initconf/native/uniforms.c initconf/native/build.py
+# may build in isolation; initconf itself is then built with the hatchling that is installed, and a C compiler if there is one.
+$(STAMP): pyproject.toml constraints.txt initconf/native/values.c initconf/native/build.py
 	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 10) or sys.exit("initconf needs Python 3.10 or newer: make PYTHON=python3.x")'
 	@echo "Setting up $(VENV); the first time this takes some minutes, most of them for downloading torch."
 	@$(PIP) --version >/dev/null 2>&1 || { echo "[1/4] virtual environment"; $(PYTHON) -m venv --clear $(VENV); }

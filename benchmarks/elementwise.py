@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import importlib.util
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from drawing import Plot
-from measuring import Row, intra_op, main, seconds, thread_counts
+from measuring import Row, in_turns, intra_op, main, seconds, thread_counts
 from torch import Tensor, nn
 
 import initconf
@@ -79,6 +80,20 @@ def laws(quick: bool) -> list[Row]:
     for dtype in (torch.float32, torch.bfloat16):
         model = one(most(quick), dtype)
         rows += [row for law in LAWS for row in compared(model, law, thread_counts())]
+    return rows
+
+
+def halves(quick: bool) -> list[Row]:
+    """bfloat16 against float32, in turns."""
+    rows = []
+    models = [one(most(quick), dtype) for dtype in (torch.float32, torch.bfloat16)]
+    for law, (initializer, _) in LAWS.items():
+        plans = [initconf.compile(model, {"initializer": initializer}) for model in models]
+        for threads in thread_counts():
+            works = [partial(initconf.apply, m, plan, threads=threads) for m, plan in zip(models, plans, strict=True)]
+            whole, half = in_turns(works)
+            row = {"law": law, "values": most(quick), "threads": threads, "ms": 1e3 * half, "values/s": most(quick) / half}
+            rows.append(row | {"float32 ms": 1e3 * whole, "times as fast": whole / half})
     return rows
 
 
@@ -176,4 +191,4 @@ PLOTS = [
 ]
 
 if __name__ == "__main__":
-    main("elementwise", __doc__, {"laws": laws, "sizes": sizes, "peers": peers, "small": small}, PLOTS)
+    main("elementwise", __doc__, {"laws": laws, "halves": halves, "sizes": sizes, "peers": peers, "small": small}, PLOTS)

@@ -14,6 +14,8 @@ from typing import Any
 
 import torch
 
+from initconf import native
+
 ROOT = Path(__file__).resolve().parent.parent
 PACKAGES = ("initconf", "numpy", "jax", "mmengine", "transformers")
 
@@ -35,6 +37,7 @@ def machine() -> dict[str, Any]:
         "usable cores": usable(),
         "memory GiB": pages and round(pages / 2**30, 1),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "compiled code": native.serves(),
         "versions": _versions(),
         "date": date.today().isoformat(),
         "commit": _commit(),

@@ -82,6 +82,15 @@ def seconds(work: Callable[[], object], runs: int = 5) -> float:
     return median(taken)
 
 
+def in_turns(works: Sequence[Callable[[], object]], runs: int = 9) -> list[float]:
+    """The median time of each of some works, in seconds, done in turns: what a machine does beside them meets all alike."""
+    taken: list[list[float]] = [[] for _ in works]
+    for _ in range(runs):
+        for times, work in zip(taken, works, strict=True):
+            times.append(seconds(work, 1))
+    return [median(times) for times in taken]
+
+
 def extra_memory(work: Callable[[], object]) -> float | None:
     """How far the resident memory of this process rises while `work` runs, in MiB; None where not on Linux.
 

@@ -12,9 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from initconf import files, on_gpu, registry, sampling, shards
+from initconf import files, native, on_gpu, registry, sampling, shards
 from initconf.aside import Seeded
 from initconf.laws import Constant, Construction, Custom, Keep, Law, ModuleDefault, Values
+from initconf.laws.base import Straight
 from initconf.moments import Moments
 from initconf.owners import Found
 from initconf.plan import Entry
@@ -129,7 +130,8 @@ class Writer:
         elif law.elementwise:
             place = self._place(part.tensor.device)
             label = leaf.label if self.measure else None
-            for some in part.pieces(sampling.CHUNK if place.type == "cpu" else _LARGE):
+            halves = 2 if part.tensor.element_size() == 2 else 1  # of as many bytes
+            for some in part.pieces(halves * sampling.CHUNK if place.type == "cpu" else _LARGE):
                 yield Task(partial(draw, law, key, some, place, label), some.tensor.numel(), (i,))
         else:
             yield Task(partial(self._alone, leaf, part, key), size, (i,))
@@ -235,10 +237,20 @@ def _fill(target: Tensor, value: float, source: Source) -> None:
 def draw(law: Law, key: bytes, piece: Piece, place: torch.device, label: str | None, source: Source) -> list[Measured]:
     """Write some elements of an elementwise law; with a label, measure them."""
     view, n = piece.tensor, law.per_value
+    # A user's law may have another quantile than its base.
+    straight = law if isinstance(law, Straight) and type(law).quantile is Straight.quantile and native.serves() else None
+    half = straight and label is None and view.dtype == torch.bfloat16 and view.is_cpu and view.is_contiguous()
+    if straight and half and type(straight).standard is Straight.standard and piece.rows is None:
+        native.uniform_line(key, piece.first, straight.line, view)
+        return []
     own = n == 1 and view.device == place and view.is_contiguous() and view.dtype in _OWN
     v = view.view(-1) if own else source.memory(view.numel() * n, sampling.working_dtype(view.dtype), device=place)
-    made = law.quantile(_uniforms(key, piece, n, v, source))
-    if not own or made is not v:  # a user's law may give its values in memory of their own
+    v = _uniforms(key, piece, n, v, source)
+    if straight and v.is_cpu and v.dtype == torch.float32:
+        made = native.line(straight.standard(v), straight.line, view if half else v)
+    else:
+        made = law.quantile(v)
+    if made is not view and not (own and made is v):  # a user's law may give its values in memory of their own
         view.copy_(made.view(view.shape))
     return [] if label is None else [(label, _moments(law, made))]
 

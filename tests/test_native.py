@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import logging
+import math
 import os
 import shutil
 import subprocess
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -15,9 +17,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import initconf
-from initconf import native, sampling
+from initconf import native, sampling, shards
+from initconf.laws import Normal, TruncatedNormal, Uniform
+from initconf.laws.base import Line
 from initconf.native.build import compiled
 from initconf.stream import Streams
+from initconf.writing import draw
 from tests.streams import by_numpy
 
 KEYS = [sampling.key(seed, "blocks.0.fc.weight") for seed in range(4)]  # half of them have an even increment
@@ -28,9 +33,9 @@ either = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 @pytest.fixture
 def anew():
     """What was found out about the library is forgotten, before and after."""
-    native._fill.cache_clear()
+    native._library.cache_clear()
     yield
-    native._fill.cache_clear()
+    native._library.cache_clear()
 
 
 # --- the same bits -----------------------------------------------------------------------------------------------------------
@@ -72,6 +77,112 @@ def test_nothing_is_written_beside_the_tensor():
         assert room[1:-1].abs().max() < 1
 
 
+LINES = {
+    "plain": Line(0.3),
+    "shifted": Line(0.3, -0.07),
+    "cut off": Line(0.3, 0.1, -0.15, 0.35),
+    "cut off above": Line(1.0, 0.0, -math.inf, 0.35),
+    "to nothing": Line(0.0, 0.25),
+    "subnormal": Line(1e-42),
+    "underflow": Line(1e-46),  # to zeros of both signs
+    "huge": Line(3.3e38),  # in bfloat16 some are infinite
+}
+
+
+def bits(x):
+    return x.view(torch.int16 if x.element_size() == 2 else torch.int32)
+
+
+@compiles
+@pytest.mark.parametrize("name", LINES)
+@pytest.mark.parametrize("count", [1, 31, 4097])
+def test_a_line_is_torch_s(name, count):
+    x = torch.linspace(-1, 1, count)
+    expected = LINES[name].of(x.clone())
+    half = native.line(x, LINES[name], torch.empty(count, dtype=torch.bfloat16))
+    assert torch.equal(bits(half), bits(expected.bfloat16()))
+    assert torch.equal(bits(native.line(x, LINES[name], x)), bits(expected))
+
+
+@compiles
+def test_bfloat16_is_rounded_to_the_nearest_and_of_two_to_the_even_one():
+    """All that can be cut off of some numbers: the sixteen low bits in every state."""
+    low = torch.arange(1 << 16, dtype=torch.int32)
+    for high in (0, 0x3F80, 0x3F81, 0x3FFF, 0x7F7F, 0x0001, -0x8000, -0x407F):
+        x = (low | high << 16).view(torch.float32)
+        half = native.line(x, Line(1.0), torch.empty(1 << 16, dtype=torch.bfloat16))
+        assert torch.equal(bits(half), bits(x.bfloat16())), high
+
+
+@compiles
+@pytest.mark.parametrize("first", [0, 1, 4096, 2**33 + 1])
+@pytest.mark.parametrize("count", [1, 2, 4095, 4096, 4097, 10_001])
+def test_uniform_lines_are_lines_of_uniforms(first, count):
+    law = Uniform(-0.2, 0.3)
+    expected = law.quantile(by_numpy(KEYS[2], torch.empty(count), first)).bfloat16()
+    room = torch.full((count + 2,), 7.0, dtype=torch.bfloat16)
+    assert torch.equal(native.uniform_line(KEYS[2], first, law.line, room[1:-1]), expected)
+    assert room[0] == room[-1] == 7
+
+
+LAWS = [
+    Uniform(-0.2, 0.3),
+    Normal(0.0, 0.02),
+    Normal(0.5, 0.02),
+    TruncatedNormal(0.0, 0.02),
+    TruncatedNormal(0.1, 0.02, -1.0, 3.0),
+    TruncatedNormal(0.0, 0.02, 3.0, 4.0),
+]
+
+
+@compiles
+@pytest.mark.parametrize("law", LAWS, ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16, torch.float64], ids=str)
+@pytest.mark.parametrize("measured", [False, True])
+def test_laws_are_written_as_without_it(law, dtype, measured, monkeypatch):
+    """Whole and transposed tensors, and one that begins in the middle of a step; with and without being measured."""
+
+    def written():
+        source, made = sampling.Source(), []
+        for tensor in (torch.empty(70, 99, dtype=dtype), torch.empty(99, 70, dtype=dtype).t()):
+            for piece in shards.here(tensor).pieces(1 << 11):
+                draw(law, KEYS[0], piece, sampling.CPU, "w" if measured else None, source)
+            made.append(tensor)
+        later = torch.empty(33, dtype=dtype)
+        draw(law, KEYS[0], shards.Piece(later, 5), sampling.CPU, "w" if measured else None, source)
+        return [*made, later]
+
+    there = written()
+    monkeypatch.setattr(native, "serves", lambda: False)
+    for a, b in zip(there, written(), strict=True):
+        assert torch.equal(a, b)
+    assert torch.equal(there[0], there[1])
+    assert torch.equal(there[0].view(-1)[5:38], there[2])
+
+
+@compiles
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_law_with_a_quantile_of_its_own_keeps_it(dtype):
+    @dataclass(frozen=True)
+    class Doubled(Uniform):
+        def quantile(self, v):
+            return super().quantile(v).mul_(2)
+
+    made = torch.empty(1 << 13, dtype=dtype)
+    draw(Doubled(-1.0, 1.0), KEYS[0], shards.Piece(made, 0), sampling.CPU, None, sampling.Source())
+    assert made.max() > 1.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)
+@pytest.mark.parametrize("initializer", [{"name": "uniform", "low": -1.0, "high": 1.0}, "normal"], ids=["uniform", "normal"])
+def test_a_backward_pass_notices_that_its_weights_are_gone(dtype, initializer):
+    layer = torch.nn.Linear(100, 100, bias=False, dtype=dtype)
+    loss = layer(torch.ones(2, 100, dtype=dtype, requires_grad=True)).sum()
+    initconf.initialize(layer, {"initializer": initializer})
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        loss.backward()
+
+
 @compiles
 def test_a_model_has_the_same_bits_without_it():
     """The whole way through `initialize`, in a process that is told to do without; over all kinds of laws."""
@@ -103,14 +214,14 @@ def test_a_model_has_the_same_bits_without_it():
 
 def test_without_the_library_numpy_makes_the_values(anew, tmp_path, monkeypatch, caplog):
     expected = by_numpy(KEYS[0], torch.empty(50), 3)
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "uniforms.so")
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "values.so")
     assert not native.serves()
     assert torch.equal(sampling.Source().at(KEYS[0], 3, torch.empty(50)), expected)
     assert not caplog.records  # nothing is wrong
 
 
 def test_a_library_of_another_platform_is_not_used_and_it_is_said(anew, tmp_path, monkeypatch, caplog):
-    library = tmp_path / "uniforms.so"
+    library = tmp_path / "values.so"
     library.write_bytes(b"not for this machine")
     monkeypatch.setattr(native, "LIBRARY", library)
     with caplog.at_level(logging.WARNING, "initconf"):
@@ -122,12 +233,12 @@ def test_a_library_of_another_platform_is_not_used_and_it_is_said(anew, tmp_path
 
 @compiles
 def test_a_library_with_other_bits_is_not_used(anew, tmp_path, monkeypatch, caplog):
-    source = tmp_path / "uniforms.c"
+    source = tmp_path / "values.c"
     text = native.LIBRARY.with_suffix(".c").read_text()
     assert "(h >> 8)" in text
     source.write_text(text.replace("(int32_t)(h >> 8)", "(int32_t)(h >> 8 | 1)"))
-    assert compiled(source, tmp_path / "uniforms.so") is None
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "uniforms.so")
+    assert compiled(source, tmp_path / "values.so") is None
+    monkeypatch.setattr(native, "LIBRARY", tmp_path / "values.so")
     with caplog.at_level(logging.WARNING, "initconf"):
         assert not native.serves()
     assert caplog.records[0].getMessage().endswith("cannot be used: it gives other bits than NumPy")
@@ -137,11 +248,11 @@ def test_a_library_with_other_bits_is_not_used(anew, tmp_path, monkeypatch, capl
 
 
 def test_a_compiler_that_is_missing_or_fails_says_why(tmp_path, monkeypatch):
-    source, target = tmp_path / "uniforms.c", tmp_path / "uniforms.so"
+    source, target = tmp_path / "values.c", tmp_path / "values.so"
     source.write_text("this is not C\n")
     monkeypatch.setenv("CC", "no-such-compiler")
     assert "no-such-compiler" in compiled(source, target)
     if shutil.which("cc"):
         monkeypatch.setenv("CC", "cc")
         assert "error" in compiled(source, target)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["uniforms.c"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["values.c"]

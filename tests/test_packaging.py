@@ -40,8 +40,8 @@ main()
 CONFIG = "defaults: [{init: glorot}, _self_]\nhydra: {output_subdir: null, run: {dir: .}}\n"
 
 
-def checked(*command: str | Path, cwd: Path) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "COV_"))}
+def checked(*command: str | Path, cwd: Path, **more: str) -> str:
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "COV_"))} | more
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout
@@ -90,14 +90,18 @@ def copy_of_the_sources(folder: Path) -> Path:
     return folder
 
 
-@pytest.fixture(scope="module")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("wheel")
+def build(folder: Path, **environment: str) -> Path:
+    """A wheel of a copy of the checkout."""
     sources = copy_of_the_sources(folder / "sources")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "wheel", "--no-index", "--no-build-isolation"]
-    checked(*pip, "--no-deps", "--wheel-dir", folder, sources, cwd=folder)
+    checked(*pip, "--no-deps", "--wheel-dir", folder, sources, cwd=folder, **environment)
     (built,) = folder.glob("initconf-*.whl")
     return built
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return build(tmp_path_factory.mktemp("wheel"))
 
 
 def test_wheel_content(wheel: Path) -> None:
@@ -158,6 +162,33 @@ def test_editable_install_serves_a_foreign_application(tmp_path: Path) -> None:
     assert machine.compose("init=he")["loaded"] == "fan_out"
     scheme.rename(scheme.with_name("mine.yaml"))
     assert machine.compose("init=mine")["loaded"] == "fan_out"
+
+
+# Whether compiled code serves, and the first bits that are drawn.
+DRAWN = """
+import torch, initconf
+from initconf import native
+model = initconf.initialize(torch.nn.Linear(100, 100, dtype=torch.bfloat16), "he").model
+print(native.serves(), model.weight.view(torch.int16).sum().item())
+"""
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+def test_with_a_compiler_or_without_the_values_are_the_same(wheel: Path, tmp_path: Path) -> None:
+    """With one the wheel is of a platform, and of every Python 3 there; without one it is pure Python."""
+    (tmp_path / "plain").mkdir()
+    plain, drawn = build(tmp_path / "plain", CC="false"), []
+    assert "-py3-none-any" in plain.name
+    assert "-py3-none-" in wheel.name
+    assert "-any" not in wheel.name
+    for built in (plain, wheel):
+        folder = tmp_path / str(len(drawn))
+        folder.mkdir()
+        machine = Machine(folder)
+        machine.install(built)
+        drawn.append(checked(machine.python, "-W", "error", "-c", DRAWN, cwd=folder).split())
+    assert [said for said, _ in drawn] == ["False", "True"]
+    assert drawn[0][1] == drawn[1][1]
 
 
 def test_a_machine_is_really_fresh(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from initconf.errors import InitConfError
 
@@ -26,6 +26,23 @@ class Stream(Protocol):
     def normal(self, *shape: int) -> Tensor:
         """The next standard normals."""
         ...
+
+
+class Line(NamedTuple):
+    """The last step of many quantiles: x -> shift + scale x, cut off at `low` and `high`."""
+
+    scale: float
+    shift: float = 0.0
+    low: float = -math.inf
+    high: float = math.inf
+
+    def of(self, x: Tensor) -> Tensor:
+        """In place."""
+        if self.scale != 1:
+            x.mul_(self.scale)
+        if self.shift:
+            x.add_(self.shift)
+        return x.clamp_(self.low, self.high) if self.low > -math.inf or self.high < math.inf else x
 
 
 @dataclass(frozen=True)
@@ -87,6 +104,25 @@ class Law:
 
     def __str__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{f.name}={_short(getattr(self, f.name))}' for f in fields(self))})"
+
+
+@dataclass(frozen=True)
+class Straight(Law):
+    """A law whose quantile ends in a straight line, which may be done while the values are cast."""
+
+    elementwise: ClassVar[bool] = True
+
+    def standard(self, v: Tensor) -> Tensor:
+        """Turn symmetric uniforms into what the line begins with, in place."""
+        return v
+
+    @property
+    def line(self) -> Line:
+        """From there to the values."""
+        raise NotImplementedError
+
+    def quantile(self, v: Tensor) -> Tensor:
+        return self.line.of(self.standard(v))
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from initconf.errors import InitConfError
-from initconf.laws.base import Bounds, Law
+from initconf.laws.base import Bounds, Law, Line, Straight
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -41,10 +41,9 @@ class Constant(Law):
 
 
 @dataclass(frozen=True)
-class Uniform(Law):
+class Uniform(Straight):
     """U(low, high): mean (low + high) / 2, std (high - low) / sqrt(12)."""
 
-    elementwise: ClassVar[bool] = True
     low: float
     high: float
 
@@ -60,26 +59,28 @@ class Uniform(Law):
     def bounds(self) -> Bounds:
         return (self.low, self.high)
 
-    def quantile(self, v: Tensor) -> Tensor:
-        v.mul_(self.high / 2 - self.low / 2)
-        return v.add_(self.mean) if self.mean else v
+    @property
+    def line(self) -> Line:
+        return Line(self.high / 2 - self.low / 2, self.mean)
 
 
 @dataclass(frozen=True)
-class Normal(Law):
+class Normal(Straight):
     """N(mean, std^2), untruncated; its extremes are those of the stream, 5.4 sigma in float32."""
 
-    elementwise: ClassVar[bool] = True
     mean: float
     std: float
 
-    def quantile(self, v: Tensor) -> Tensor:
-        v.erfinv_().mul_(self.std * math.sqrt(2))
-        return v.add_(self.mean) if self.mean else v
+    def standard(self, v: Tensor) -> Tensor:
+        return v.erfinv_()
+
+    @property
+    def line(self) -> Line:
+        return Line(self.std * math.sqrt(2), self.mean)
 
 
 @dataclass(frozen=True)
-class TruncatedNormal(Law):
+class TruncatedNormal(Straight):
     """A normal law cut off at `low` and `high` sigmas of its parent, as in TensorFlow and JAX.
 
     `mean` and `std` are what is *delivered*; the parent is wider (by 1/0.87962566103423978 at two sigma) and, where the bounds
@@ -89,7 +90,6 @@ class TruncatedNormal(Law):
     (-0.0454738..., 0.0454738...)
     """
 
-    elementwise: ClassVar[bool] = True
     mean: float
     std: float
     low: float = -2.0
@@ -121,21 +121,28 @@ class TruncatedNormal(Law):
         low, high = ((bound - shift) * (self.std / shrink) for bound in (self.low, self.high))
         return (self.mean + low, self.mean + high)
 
-    def quantile(self, v: Tensor) -> Tensor:
+    @property
+    def _is_far(self) -> bool:
+        """Whether the window lies in a tail, or is so narrow that too few of float32's uniforms would lie in it."""
+        return self.low > 2 or self.high < -2 or self.high - self.low < _NARROW
+
+    def standard(self, v: Tensor) -> Tensor:
+        if self._is_far:
+            return v.copy_(self._precise(v))
+        below, above = math.erf(self.low / math.sqrt(2)), math.erf(self.high / math.sqrt(2))
+        v.mul_(above / 2 - below / 2)
+        if below + above:
+            # Where one bound is far out the sum can round to 1: no further out than the stream's own extremes.
+            edge = 1 - 2.0 ** (-53 if v.element_size() == 8 else -24)
+            v.add_(below / 2 + above / 2).clamp_(-edge, edge)
+        return v.erfinv_()
+
+    @property
+    def line(self) -> Line:
+        if self._is_far:
+            return Line(1.0, 0.0, *self.bounds)
         mean, std = self.parent
-        if self.low > 2 or self.high < -2 or self.high - self.low < _NARROW:
-            v.copy_(self._precise(v))
-        else:
-            below, above = math.erf(self.low / math.sqrt(2)), math.erf(self.high / math.sqrt(2))
-            v.mul_(above / 2 - below / 2)
-            if below + above:
-                # Where one bound is far out the sum can round to 1: no further out than the stream's own extremes.
-                edge = 1 - 2.0 ** (-53 if v.element_size() == 8 else -24)
-                v.add_(below / 2 + above / 2).clamp_(-edge, edge)
-            v.erfinv_().mul_(std * math.sqrt(2))
-            if mean:
-                v.add_(mean)
-        return v.clamp_(*self.bounds)
+        return Line(std * math.sqrt(2), mean, *self.bounds)
 
     def _precise(self, v: Tensor) -> Tensor:
         """In float64, by way of the lower tail, where probabilities keep their relative precision."""
@@ -145,7 +152,7 @@ class TruncatedNormal(Law):
         sign, low, high = (-1.0, -self.high, -self.low) if self.low > 0 else (1.0, self.low, self.high)
         below, above = math.erfc(-low / math.sqrt(2)) / 2, math.erfc(-high / math.sqrt(2)) / 2
         share = v.double().mul_(sign).add_(1).div_(2)
-        z: Tensor = special.ndtri(share.mul_(above - below).add_(below))
+        z: Tensor = special.ndtri(share.mul_(above - below).add_(below), out=share)
         return z.sub_(sign * shift).mul_(sign * (self.std / shrink)).add_(self.mean)
 
 

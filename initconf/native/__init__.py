@@ -1,6 +1,6 @@
-"""The stream computed by compiled code: the uniforms of `stream`, bit for bit, two to three times as fast.
+"""Values computed by compiled code: the uniforms of `stream` and the last step of a law, bit for bit, and faster.
 
-`uniforms.c` is compiled when initconf is installed and there is a C compiler; where it is not, NumPy makes the same values.
+`values.c` is compiled when initconf is installed and there is a C compiler; where there is none, NumPy and torch do the same.
 """
 
 from __future__ import annotations
@@ -16,44 +16,60 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import increment_version
 
+from initconf.laws.base import Line
 from initconf.stream import Streams, key
 
 log = logging.getLogger("initconf")
 
 VARIABLE = "INITCONF_NATIVE"
-LIBRARY = Path(__file__).with_name("uniforms.so")
+LIBRARY = Path(__file__).with_name("values.so")
 
 
 def serves() -> bool:
-    """Whether compiled code makes the uniforms; the environment's INITCONF_NATIVE=0 says that it must not."""
-    return _fill() is not None
+    """Whether compiled code makes the values; the environment's INITCONF_NATIVE=0 says that it must not."""
+    return _library() is not None
 
 
 @lru_cache(maxsize=1)
-def _fill() -> Any:
-    """The compiled function, tried on a few numbers; None where there is none, or where it is not wanted."""
+def _library() -> Any:
+    """The compiled functions, tried on a few numbers; None where there are none, or where they are not wanted."""
     if os.environ.get(VARIABLE) == "0" or not LIBRARY.exists():
         return None
     try:
-        fill = ctypes.CDLL(str(LIBRARY)).initconf_uniforms
-        fill.argtypes = [ctypes.c_char_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t, ctypes.c_void_p, ctypes.c_int]
-        fill.restype = None
-        tried = key(0, "tried")
-        for dtype in (torch.float32, torch.float64):
-            found, expected = (torch.empty(99, dtype=dtype, device="cpu") for _ in range(2))
-            _call(fill, [tried], [99], found, [0])
-            if not torch.equal(found, Streams().uniforms([tried], [99], expected)):
-                raise ArithmeticError("it gives other bits than NumPy")
+        library = ctypes.CDLL(str(LIBRARY))
+        pointer, number, size = ctypes.c_void_p, ctypes.c_float, ctypes.c_size_t
+        kinds: list[Any]
+        for name, kinds in {
+            "initconf_uniforms": [ctypes.c_char_p, pointer, pointer, size, pointer, ctypes.c_int],
+            "initconf_line_float": [pointer, size, number, number, number, number],
+            "initconf_line_bfloat16": [pointer, size, number, number, number, number, pointer],
+            "initconf_uniform_line_bfloat16": [
+                *(ctypes.c_char_p, ctypes.c_uint64, ctypes.c_uint64),
+                *(number, number, number, number, pointer),
+            ],
+        }.items():
+            function: Any = getattr(library, name)  # which is kept, as library[name] is not
+            function.argtypes, function.restype = kinds, None
+        _try(library)
     except (OSError, AttributeError, ArithmeticError) as error:
         log.warning("values are made by way of NumPy, which takes longer: %s cannot be used: %s", LIBRARY, error)
         return None
-    return fill
+    return library
 
 
-def _call(fill: Any, keys: Sequence[bytes], counts: Sequence[int], out: Tensor, firsts: Sequence[int]) -> None:
-    a, n = array("Q", firsts), array("Q", counts)
-    fill(b"".join(keys), a.buffer_info()[0], n.buffer_info()[0], len(n), out.data_ptr(), out.dtype == torch.float64)
+def _try(library: Any) -> None:
+    for dtype in (torch.float32, torch.float64):
+        found, expected = (torch.empty(99, dtype=dtype, device="cpu") for _ in range(2))
+        _uniforms(library, [tried := key(0, "tried")], [99], found, [3])
+        if not torch.equal(found, Streams().uniforms([tried], [99], expected, 3)):
+            raise ArithmeticError("it gives other bits than NumPy")
+    x, line = torch.linspace(-1, 1, 99, dtype=torch.float32, device="cpu"), Line(0.3, 0.1, -0.15, 0.35)
+    expected = line.of(x.clone())
+    half = _line(library, x, line, torch.empty(99, dtype=torch.bfloat16, device="cpu"))
+    if not torch.equal(half, expected.bfloat16()) or not torch.equal(_line(library, x, line, x), expected):
+        raise ArithmeticError("it gives other bits than torch")
 
 
 def uniforms(keys: Sequence[bytes], counts: Sequence[int], out: Tensor, first: int | Sequence[int] = 0) -> Tensor:
@@ -63,5 +79,38 @@ def uniforms(keys: Sequence[bytes], counts: Sequence[int], out: Tensor, first: i
         counts: how many of each.
         first: the number of the first one, of all or of each.
     """
-    _call(_fill(), keys, counts, out, [first] * len(keys) if isinstance(first, int) else first)
+    return _uniforms(_library(), keys, counts, out, [first] * len(keys) if isinstance(first, int) else first)
+
+
+def _uniforms(library: Any, keys: Sequence[bytes], counts: Sequence[int], out: Tensor, firsts: Sequence[int]) -> Tensor:
+    a, n = array("Q", firsts), array("Q", counts)
+    pointers = b"".join(keys), a.buffer_info()[0], n.buffer_info()[0], len(n), out.data_ptr()
+    library.initconf_uniforms(*pointers, out.dtype == torch.float64)
+    increment_version(out)  # so that a backward pass which needs the old values notices, as with torch's own functions
     return out
+
+
+def line(x: Tensor, line: Line, out: Tensor) -> Tensor:
+    """`line.of(x)` in one pass: of float32 in place, or into bfloat16 (both contiguous, and on the CPU)."""
+    return _line(_library(), x, line, out)
+
+
+def _line(library: Any, x: Tensor, line: Line, out: Tensor) -> Tensor:
+    if out is x:
+        library.initconf_line_float(x.data_ptr(), x.numel(), *_numbers(line))
+    else:
+        library.initconf_line_bfloat16(x.data_ptr(), x.numel(), *_numbers(line), out.data_ptr())
+    increment_version(out)
+    return out
+
+
+def uniform_line(key: bytes, first: int, line: Line, out: Tensor) -> Tensor:
+    """`line.of` the symmetric uniforms of a stream, from number `first` on; into contiguous bfloat16 on the CPU."""
+    _library().initconf_uniform_line_bfloat16(key, first, out.numel(), *_numbers(line), out.data_ptr())
+    increment_version(out)
+    return out
+
+
+def _numbers(line: Line) -> tuple[float, float, float, float]:
+    # -0.0 is what changes no number, -0.0 among them, when it is added.
+    return line.scale, line.shift or -0.0, line.low, line.high

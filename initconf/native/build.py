@@ -1,4 +1,4 @@
-"""Compiles `uniforms.c` where initconf is built and there is a C compiler; without one the wheel is pure Python.
+"""Compiles `values.c` where initconf is built and there is a C compiler; without one the wheel is pure Python.
 
 What is made needs nothing of Python's or of a C library, so that one wheel serves all versions of Python on a platform.
 """
@@ -16,7 +16,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 from packaging.tags import sys_tags
 
-LIBRARY = "initconf/native/uniforms.so"
+LIBRARY = "initconf/native/values.so"
 
 
 def compiled(source: Path, target: Path) -> str | None:
@@ -26,7 +26,7 @@ def compiled(source: Path, target: Path) -> str | None:
     compilers = [os.environ["CC"]] if "CC" in os.environ else [sysconfig.get_config_var("CC"), "cc", "gcc", "clang"]
     new, why = target.with_suffix(f".{os.getpid()}"), ""
     for compiler in filter(None, compilers):
-        command = [*shlex.split(compiler), "-O3", "-shared", "-fPIC", "-o", str(new), str(source)]
+        command = [*shlex.split(compiler), "-O3", "-ffp-contract=off", "-shared", "-fPIC", "-o", str(new), str(source)]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:

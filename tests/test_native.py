@@ -31,8 +31,9 @@ either = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=st
 
 
 @pytest.fixture
-def anew():
+def anew(monkeypatch):
     """What was found out about the library is forgotten, before and after."""
+    monkeypatch.delenv(native.VARIABLE, raising=False)
     native._library.cache_clear()
     yield
     native._library.cache_clear()

@@ -41,7 +41,8 @@ CONFIG = "defaults: [{init: glorot}, _self_]\nhydra: {output_subdir: null, run: 
 
 
 def checked(*command: str | Path, cwd: Path, **more: str) -> str:
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PYTHON", "PIP_", "COV_"))} | more
+    ours = ("PYTHON", "PIP_", "COV_", "INITCONF_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)} | more
     done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, f"{command}\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -247,7 +247,8 @@ def draw(law: Law, key: bytes, piece: Piece, place: torch.device, label: str | N
     v = view.view(-1) if own else source.memory(view.numel() * n, sampling.working_dtype(view.dtype), device=place)
     v = _uniforms(key, piece, n, v, source)
     if straight and v.is_cpu and v.dtype == torch.float32:
-        made = native.line(straight.standard(v), straight.line, view if half else v)
+        x = straight.standard(v)
+        made = native.line(x, straight.line, view if half else x) if x is v else straight.line.of(x)
     else:
         made = law.quantile(v)
     if made is not view and not (own and made is v):  # a user's law may give its values in memory of their own

@@ -169,9 +169,17 @@ def test_a_law_with_a_quantile_of_its_own_keeps_it(dtype):
         def quantile(self, v):
             return super().quantile(v).mul_(2)
 
+    @dataclass(frozen=True)
+    class Squared(Uniform):
+        def standard(self, v):
+            return v.square()  # in memory of its own
+
     made = torch.empty(1 << 13, dtype=dtype)
     draw(Doubled(-1.0, 1.0), KEYS[0], shards.Piece(made, 0), sampling.CPU, None, sampling.Source())
     assert made.max() > 1.5
+    draw(Squared(-1.0, 1.0), KEYS[0], shards.Piece(made, 0), sampling.CPU, None, sampling.Source())
+    assert made.min() >= 0
+    assert made.float().mean() == pytest.approx(1 / 3, abs=0.02)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64], ids=str)

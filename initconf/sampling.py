@@ -44,7 +44,7 @@ class Source:
         """
         if on_gpu.serves(out.device):
             return on_gpu.uniforms(keys, counts, out, first)
-        if native.serves():
+        if native.serves() and native.takes(out):
             return native.uniforms(keys, counts, out, first)
         self._streams = self._streams or Streams()
         return self._streams.uniforms(keys, counts, out, first)
@@ -64,7 +64,7 @@ class Draws:
     """The number of the next uniform."""
 
     def uniform(self, *shape: int) -> Tensor:
-        out = torch.empty(shape, dtype=self.dtype)
+        out = torch.empty(shape, dtype=self.dtype, device=CPU)
         Source().at(self.key, self.at, out.view(-1))
         self.at += out.numel()
         return out
@@ -82,7 +82,7 @@ class _Single(Draws):
     """Of the first axis; `at` is how much the whole has drawn."""
 
     def uniform(self, *shape: int) -> Tensor:
-        out = torch.empty(shape, dtype=self.dtype)
+        out = torch.empty(shape, dtype=self.dtype, device=CPU)
         Source().at(self.key, self.at + self.index * out.numel(), out.view(-1))
         self.at += self.size * out.numel()
         return out

@@ -68,7 +68,7 @@ class Streams:
         dtype: Any = array.dtype
         end, at, last, spare = 0, 0, b"", np.empty(1, dtype)
         for key, count, number in zip(keys, counts, firsts, strict=True):
-            if key == last and number // each >= at:
+            if key == last:
                 self.bits.advance(number // each - at)  # which forgets the half of a step that was left over
             else:
                 stand(self.bits, key, number // each)

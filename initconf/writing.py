@@ -79,7 +79,7 @@ class Writer:
         if not isinstance(entry.law, Keep):
             parameter = self.owners[entry.name].parameter
             small = not entry.blocks and entry.law.elementwise and parameter.numel() < SMALL
-            if small and type(parameter) is torch.nn.Parameter and parameter.is_contiguous():
+            if small and type(parameter) is torch.nn.Parameter and parameter.is_contiguous() and not parameter.is_neg():
                 alike = entry.law, parameter.dtype, parameter.device
                 if len(self._gathered(i, entry, parameter, alike).entries) == _BUNCH:
                     yield self._together(self._bunches.pop(alike))
@@ -237,16 +237,17 @@ def _fill(target: Tensor, value: float, source: Source) -> None:
 def draw(law: Law, key: bytes, piece: Piece, place: torch.device, label: str | None, source: Source) -> list[Measured]:
     """Write some elements of an elementwise law; with a label, measure them."""
     view, n = piece.tensor, law.per_value
+    plain, here = view.is_contiguous() and not view.is_neg(), native.takes(view)
     # A user's law may have another quantile than its base.
     straight = law if isinstance(law, Straight) and type(law).quantile is Straight.quantile and native.serves() else None
-    half = straight and label is None and view.dtype == torch.bfloat16 and view.is_cpu and view.is_contiguous()
+    half = plain and here and view.dtype == torch.bfloat16 and label is None
     if straight and half and type(straight).standard is Straight.standard and piece.rows is None:
         native.uniform_line(key, piece.first, straight.line, view)
         return []
-    own = n == 1 and view.device == place and view.is_contiguous() and view.dtype in _OWN
+    own = plain and n == 1 and view.device == place and view.dtype in _OWN
     v = view.view(-1) if own else source.memory(view.numel() * n, sampling.working_dtype(view.dtype), device=place)
     v = _uniforms(key, piece, n, v, source)
-    if straight and v.is_cpu and v.dtype == torch.float32:
+    if straight and v.dtype == torch.float32 and native.takes(v):
         x = straight.standard(v)
         made = native.line(x, straight.line, view if half else x) if x is v else straight.line.of(x)
     else:

@@ -15,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch._subclasses import FakeTensorMode
 
 import initconf
 from initconf import native, sampling, shards
@@ -26,7 +27,8 @@ from initconf.writing import draw
 from tests.streams import by_numpy
 
 KEYS = [sampling.key(seed, "blocks.0.fc.weight") for seed in range(4)]  # half of them have an even increment
-compiles = pytest.mark.skipif(not native.serves(), reason="initconf was installed without a C compiler")
+wanted = os.environ.get(native.VARIABLE) != "0"
+compiles = pytest.mark.skipif(not (wanted and native.LIBRARY.exists()), reason="initconf was installed without a C compiler")
 either = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 
 
@@ -37,6 +39,11 @@ def anew(monkeypatch):
     native._library.cache_clear()
     yield
     native._library.cache_clear()
+
+
+@compiles
+def test_what_was_compiled_serves():
+    assert native.serves()
 
 
 # --- the same bits -----------------------------------------------------------------------------------------------------------
@@ -67,6 +74,15 @@ def test_several_streams_and_runs_are_numpy_s(dtype):
     expected = torch.cat([by_numpy(k, torch.empty(n, dtype=dtype), a) for k, n, a in zip(keys, counts, firsts, strict=True)])
     for made in (native.uniforms, Streams().uniforms):
         assert torch.equal(made(keys, counts, torch.empty(sum(counts), dtype=dtype), firsts), expected)
+
+
+@either
+def test_runs_of_one_stream_after_a_long_one(dtype):
+    """NumPy's way for many numbers is for a single run."""
+    counts, firsts = [5000, 3, 4096], [0, 5001, 6000]
+    whole = by_numpy(KEYS[1], torch.empty(11_000, dtype=dtype))
+    expected = torch.cat([whole[a : a + n] for n, a in zip(counts, firsts, strict=True)])
+    assert torch.equal(Streams().uniforms([KEYS[1]] * 3, counts, torch.empty(sum(counts), dtype=dtype), firsts), expected)
 
 
 @compiles
@@ -241,27 +257,119 @@ def test_a_library_of_another_platform_is_not_used_and_it_is_said(anew, tmp_path
 
 
 @compiles
-def test_a_library_with_other_bits_is_not_used(anew, tmp_path, monkeypatch, caplog):
-    source = tmp_path / "values.c"
-    text = native.LIBRARY.with_suffix(".c").read_text()
-    assert "(h >> 8)" in text
-    source.write_text(text.replace("(int32_t)(h >> 8)", "(int32_t)(h >> 8 | 1)"))
-    assert compiled(source, tmp_path / "values.so") is None
-    monkeypatch.setattr(native, "LIBRARY", tmp_path / "values.so")
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("(float)(int32_t)(h >> 8)", "(float)(int32_t)(h >> 8 | 1)"),
+        ("(double)(int64_t)(r >> 11)", "(double)(int64_t)(r >> 11 | 1)"),
+        ("for (; steps; steps >>= 1)", "for (steps &= 0xFFFFFFFF; steps; steps >>= 1)"),
+    ],
+    ids=["float", "double", "far"],
+)
+def test_a_library_with_other_bits_is_not_used(right, wrong, anew, other_library, caplog):
+    other_library(right, wrong)
     with caplog.at_level(logging.WARNING, "initconf"):
         assert not native.serves()
     assert caplog.records[0].getMessage().endswith("cannot be used: it gives other bits than NumPy")
+
+
+@compiles
+@pytest.mark.parametrize(
+    ("right", "wrong"),
+    [
+        ("y = y < l.low ? l.low : y;", ""),
+        ("+ 0x7FFF +", "+"),
+        ("begin(key, first / 2)", "begin(key, first)"),
+        ("x[i] = on(l, x[i])", "x[i] = x[i] * scale"),
+    ],
+    ids=["bounds", "rounding", "first", "in place"],
+)
+def test_a_library_with_other_lines_is_not_used(right, wrong, anew, other_library, caplog):
+    other_library(right, wrong)
+    with caplog.at_level(logging.WARNING, "initconf"):
+        assert not native.serves()
+    assert caplog.records[0].getMessage().endswith("cannot be used: it gives other bits than torch")
+
+
+@compiles
+def test_a_library_of_an_older_source_is_not_used(anew, other_library, caplog):
+    source = other_library("", "")
+    assert native.serves()
+    native._library.cache_clear()
+    source.write_text(source.read_text() + "/* newer */")
+    with caplog.at_level(logging.WARNING, "initconf"):
+        assert not native.serves()
+    assert caplog.records[0].getMessage().endswith("it was compiled from another values.c; install initconf again")
+
+
+@pytest.fixture
+def other_library(tmp_path, monkeypatch):
+    """A library of a source in which something is replaced; gives that source."""
+
+    def make(right, wrong):
+        source, text = tmp_path / "values.c", native.LIBRARY.with_suffix(".c").read_text()
+        assert right in text
+        source.write_text(text.replace(right, wrong))
+        assert compiled(source, tmp_path / "values.so") is None
+        monkeypatch.setattr(native, "LIBRARY", tmp_path / "values.so")
+        return source
+
+    return make
+
+
+@compiles
+def test_what_has_no_memory_of_its_own_is_left_to_torch():
+    """Their values cannot be written by an address: a view that negates, a tensor on meta, a fake one."""
+    assert native.takes(torch.empty(3))
+    assert native.takes(torch.empty(0))
+    assert not native.takes(torch._neg_view(torch.zeros(3)))
+    assert not native.takes(torch.empty(3, device="meta"))
+    with FakeTensorMode():
+        assert not native.takes(torch.empty(3))
+    for dtype in (torch.float32, torch.bfloat16):
+        for shape in ((100, 100), (3, 3)):
+            plain, negated = (torch.nn.Module() for _ in range(2))
+            plain.weight = torch.nn.Parameter(torch.zeros(shape, dtype=dtype))
+            negated.weight = torch.nn.Parameter(torch._neg_view(torch.zeros(shape, dtype=dtype)))
+            for model in (plain, negated):
+                initconf.initialize(model, {"initializer": {"name": "uniform", "low": 1.0, "high": 2.0}})
+            assert torch.equal(plain.weight, negated.weight)
+
+
+@compiles
+@pytest.mark.parametrize("mode", ["torch._subclasses.FakeTensorMode()", "torch.device('meta')", "torch.inference_mode()"])
+def test_it_is_tried_whatever_mode_torch_is_in(mode):
+    code = f"import torch; from initconf import native\nwith {mode}: print(native.serves())\nprint(native.serves())"
+    assert subprocess.check_output([sys.executable, "-c", code], text=True).split() == ["True", "True"]
 
 
 # --- compiling ---------------------------------------------------------------------------------------------------------------
 
 
 def test_a_compiler_that_is_missing_or_fails_says_why(tmp_path, monkeypatch):
-    source, target = tmp_path / "values.c", tmp_path / "values.so"
+    source, target, odd = tmp_path / "values.c", tmp_path / "values.so", tmp_path / "odd"
     source.write_text("this is not C\n")
-    monkeypatch.setenv("CC", "no-such-compiler")
-    assert "no-such-compiler" in compiled(source, target)
-    if shutil.which("cc"):
-        monkeypatch.setenv("CC", "cc")
-        assert "error" in compiled(source, target)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["values.c"]
+    odd.write_bytes(b"#!/bin/sh\nprintf 'w\344rning\\n' >&2\n")
+    odd.chmod(0o755)
+    said = {
+        "no-such-compiler": "No such file or directory: 'no-such-compiler'",
+        'cc "-DX': "No closing quotation",
+        "false": "false ended with 1",
+        "true": "true ended with 0",  # and made nothing
+        str(odd): "odd ended with 0 w\ufffdrning",
+    } | ({"cc": "error:"} if shutil.which("cc") else {})
+    for compiler, why in said.items():
+        monkeypatch.setenv("CC", compiler)
+        assert why in compiled(source, target), compiler
+    assert not target.exists()
+
+
+@pytest.mark.skipif(not shutil.which("cc"), reason="there is no C compiler")
+def test_flags_that_make_a_process_flush_subnormals_are_undone(tmp_path, monkeypatch):
+    monkeypatch.setenv("CC", "cc -ffast-math")
+    assert compiled(native.LIBRARY.with_suffix(".c"), tmp_path / "values.so") is None
+    code = (
+        f"import ctypes, torch; ctypes.CDLL({str(tmp_path / 'values.so')!r}); print((torch.tensor([1e-40]) * 0.5).item() > 0)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path / "values.so")]
+    assert subprocess.check_output(command, text=True).split() == ["True"]

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ctypes
+import hashlib
 import logging
 import os
 from array import array
@@ -17,8 +18,10 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.autograd.graph import increment_version
+from torch.utils._python_dispatch import _disable_current_modes
 
 from initconf.laws.base import Line
+from initconf.marks import is_plain
 from initconf.stream import Streams, key
 
 log = logging.getLogger("initconf")
@@ -35,10 +38,13 @@ def serves() -> bool:
 @lru_cache(maxsize=1)
 def _library() -> Any:
     """The compiled functions, tried on a few numbers; None where there are none, or where they are not wanted."""
-    if os.environ.get(VARIABLE) == "0" or not LIBRARY.exists():
+    if os.environ.get(VARIABLE, "").lower() in ("0", "no", "off", "false") or not LIBRARY.exists():
         return None
     try:
         library = ctypes.CDLL(str(LIBRARY))
+        source = hashlib.sha256(LIBRARY.with_suffix(".c").read_bytes()).hexdigest()
+        if ctypes.c_char_p(ctypes.addressof(ctypes.c_char.in_dll(library, "initconf_source"))).value != source.encode():
+            raise OSError("it was compiled from another values.c; install initconf again")
         pointer, number, size = ctypes.c_void_p, ctypes.c_float, ctypes.c_size_t
         kinds: list[Any]
         for name, kinds in {
@@ -52,24 +58,35 @@ def _library() -> Any:
         }.items():
             function: Any = getattr(library, name)  # which is kept, as library[name] is not
             function.argtypes, function.restype = kinds, None
-        _try(library)
-    except (OSError, AttributeError, ArithmeticError) as error:
+        with _disable_current_modes():
+            _try(library)
+    except Exception as error:  # noqa: BLE001 - whatever the loader or torch raise: NumPy makes the same values
         log.warning("values are made by way of NumPy, which takes longer: %s cannot be used: %s", LIBRARY, error)
         return None
     return library
 
 
 def _try(library: Any) -> None:
+    tried = key(0, "tried")
     for dtype in (torch.float32, torch.float64):
-        found, expected = (torch.empty(99, dtype=dtype, device="cpu") for _ in range(2))
-        _uniforms(library, [tried := key(0, "tried")], [99], found, [3])
-        if not torch.equal(found, Streams().uniforms([tried], [99], expected, 3)):
-            raise ArithmeticError("it gives other bits than NumPy")
+        for first in (0, 2**33 + 1):
+            found, expected = (torch.empty(99, dtype=dtype, device="cpu") for _ in range(2))
+            _uniforms(library, [tried], [99], found, [first])
+            if not torch.equal(found, Streams().uniforms([tried], [99], expected, first)):
+                raise ArithmeticError("it gives other bits than NumPy")
     x, line = torch.linspace(-1, 1, 99, dtype=torch.float32, device="cpu"), Line(0.3, 0.1, -0.15, 0.35)
-    expected = line.of(x.clone())
-    half = _line(library, x, line, torch.empty(99, dtype=torch.bfloat16, device="cpu"))
-    if not torch.equal(half, expected.bfloat16()) or not torch.equal(_line(library, x, line, x), expected):
+    u = Streams().uniforms([tried], [99], torch.empty(99, dtype=torch.float32, device="cpu"), 7)
+    halves = [torch.empty(99, dtype=torch.bfloat16, device="cpu") for _ in range(2)]
+    made = [_line(library, x, line, halves[0]), _uniform_line(library, tried, 7, line, halves[1])]
+    wholes = [line.of(values.clone()) for values in (x, u)]
+    same = [torch.equal(half, whole.bfloat16()) for half, whole in zip(made, wholes, strict=True)]
+    if not all(same) or not torch.equal(_line(library, x, line, x), wholes[0]):
         raise ArithmeticError("it gives other bits than torch")
+
+
+def takes(out: Tensor) -> bool:
+    """Whether a tensor is memory that can be written by its address: no fake one, none on meta, nor a negated view."""
+    return out.is_cpu and not out.is_neg() and is_plain(out) and (out.data_ptr() != 0 or not out.numel())
 
 
 def uniforms(keys: Sequence[bytes], counts: Sequence[int], out: Tensor, first: int | Sequence[int] = 0) -> Tensor:
@@ -106,7 +123,11 @@ def _line(library: Any, x: Tensor, line: Line, out: Tensor) -> Tensor:
 
 def uniform_line(key: bytes, first: int, line: Line, out: Tensor) -> Tensor:
     """`line.of` the symmetric uniforms of a stream, from number `first` on; into contiguous bfloat16 on the CPU."""
-    _library().initconf_uniform_line_bfloat16(key, first, out.numel(), *_numbers(line), out.data_ptr())
+    return _uniform_line(_library(), key, first, line, out)
+
+
+def _uniform_line(library: Any, key: bytes, first: int, line: Line, out: Tensor) -> Tensor:
+    library.initconf_uniform_line_bfloat16(key, first, out.numel(), *_numbers(line), out.data_ptr())
     increment_version(out)
     return out
 

@@ -12,6 +12,11 @@
 
 typedef unsigned __int128 wide;
 
+#ifndef SOURCE
+#define SOURCE ""
+#endif
+const char initconf_source[] = SOURCE; /* a hash of this file: of an older one a library is not used */
+
 #define MULTIPLIER 0xDA942042E4DD58B5ULL
 
 typedef struct {

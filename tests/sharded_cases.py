@@ -205,11 +205,13 @@ class Case:
     """Whether it is tried in every run of the tests."""
 
 
+UNIFORM = {"rules": {"all": {"glob": "*", "initializer": {"name": "uniform", "low": -0.1, "high": 0.3}}}}
 CASES = {
     "fsdp": Case(Zoo, fsdp, zoo_spec(), quick=True),
     "fsdp orthogonal": Case(Zoo, fsdp, zoo_spec("orthogonal")),
     "fsdp others": Case(Zoo, fsdp, "others", quick=True),
     "fsdp bfloat16": Case(Zoo, fsdp, zoo_spec(), dtype=torch.bfloat16, quick=True),
+    "fsdp bfloat16 uniform": Case(two_layers, fsdp, UNIFORM, dtype=torch.bfloat16, quick=True),
     "fsdp float64": Case(Zoo, fsdp, zoo_spec(), dtype=torch.float64),
     "fsdp of a tied GPT": Case(gpt, fsdp, "gpt2", example=(2, 6), tokens=True, quick=True),
     "fsdp runs": Case(two_layers, fsdp, "he", example=(3, 9)),
@@ -223,6 +225,7 @@ CASES = {
     "last axis": Case(Zoo, along(-1), zoo_spec()),
     "last axis others": Case(Zoo, along(-1), "others", quick=True),
     "last axis float64": Case(Zoo, along(-1), zoo_spec(), dtype=torch.float64),
+    "last axis bfloat16 uniform": Case(two_layers, along(-1), UNIFORM, dtype=torch.bfloat16, quick=True),
     "last axis complex": Case(complex_layer, along(-1), linear_spec(), dtype=torch.complex64),
     "middle axis": Case(Zoo, along(-2), zoo_spec()),
     "replicated": Case(Zoo, along(None), "others"),

@@ -16,7 +16,7 @@ from initconf import by_torch, files, layouts, sampling
 from initconf.choosing import Names, choose
 from initconf.compiler import compiled
 from initconf.conditions import copied, second_moments
-from initconf.errors import ApplyError, InitConfError, Problem, SpecError, listed
+from initconf.errors import ApplyError, InitConfError, Problem, SpecError, brief, listed
 from initconf.fitting import check, check_device
 from initconf.laws import Keep
 from initconf.loading import load
@@ -30,7 +30,7 @@ from initconf.report import Report
 from initconf.shards import gathered, here
 from initconf.skipping import paused
 from initconf.survey import uncollected
-from initconf.threads import Failed, Task, count, full_precision, run
+from initconf.threads import Failed, Task, count, full_precision, one_thread, run
 from initconf.writing import Writer, is_alone, torch_seed
 
 if TYPE_CHECKING:
@@ -119,11 +119,12 @@ def initialize(
         generator: see `apply`.
         targets, conditions, example: see `compile`.
         only: the parameters to write, all others stay as they are: a regex for whole names, or names. Each parameter gets what
-            it would get if all were written; for fresh values give another seed.
+            it would get if all were written (but with `generator`, from which the others draw nothing); for fresh values give
+            another seed.
         skip: the parameters that stay as they are, likewise: `skip=checkpoint.keys()` leaves what was loaded.
         threads, progress: see `apply`.
         verify: whether to check the values against the plan at once: True reads them again; "stats" gathers their moments while
-            they are written, which takes up to a quarter longer.
+            they are written, which takes a quarter longer for normal values and up to three quarters for uniform ones.
 
     Raises:
         SpecError, CompileError: nothing has been written.
@@ -135,7 +136,8 @@ def initialize(
     spec = load(spec)
     if seed is not None:
         spec = spec.model_copy(update={"seed": _checked_seed(seed)})
-    if verify not in (True, False, "stats"):
+    given: Any = verify
+    if not isinstance(given, bool) and not (isinstance(given, str) and given == "stats"):
         raise ApplyError(Problem('not True, False or "stats"', "verify", repr(verify)))
     check_device(device)
     with uncollected():
@@ -196,6 +198,10 @@ def apply(
         KeyboardInterrupt: likewise, on Ctrl-C.
     """
     check_device(device)
+    given: Any = plan
+    if not isinstance(given, Plan):
+        remedy = "initconf.compile(model, spec) makes one; initconf.initialize(model, spec) takes a spec"
+        raise ApplyError(Problem("not a plan", "plan", brief(given), remedy=remedy))
     return _apply(model, plan, parameters(model), _Said(device, generator, threads, progress))
 
 
@@ -209,6 +215,10 @@ class _Said:
     progress: bool | None = False
     measure: bool = False
     notes: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.progress is not None and not isinstance(self.progress, bool):
+            raise ApplyError(Problem("not True, False or None", "progress", repr(self.progress)))
 
 
 @uncollected()
@@ -248,7 +258,7 @@ def _apply(
             entry, error = plan.entries[failed.entries[0]], failed.__cause__
             text = f"{entry.initializer or 'its blocks'}: {type(error).__name__}: {error}; {_so_far(plan, writer)}"
             raise ApplyError(Problem(text, entry.name, remedy="mend it and apply the plan again")) from error
-    report = Report(plan, model, time.perf_counter() - started, notes)
+    report = Report(plan, model, time.perf_counter() - started, notes, said.threads)
     return report.hold(writer.moments) if said.measure else report
 
 
@@ -280,6 +290,15 @@ def _write(plan: Plan, writer: Writer, crew: int, step: Callable[[int], None]) -
 
 
 def _in_order(plan: Plan, writer: Writer, generator: torch.Generator, step: Callable[[int], None]) -> None:
+    before = generator.get_state()
+    try:
+        _all_in_order(plan, writer, generator, step)
+    except BaseException:
+        generator.set_state(before)  # so that a second apply mends the rest
+        raise
+
+
+def _all_in_order(plan: Plan, writer: Writer, generator: torch.Generator, step: Callable[[int], None]) -> None:
     for i, entry in enumerate(plan.entries):
         where = writer.owners[entry.name]
         try:
@@ -300,7 +319,8 @@ def _finish(i: int, entry: Entry, writer: Writer) -> None:
                 row.zero_()
             if where.effective is not None:
                 chain = parametrised(where.module)[where.place.attribute]
-                assign(chain, where.parameter, torch_seed(sampling.key(writer.seed, entry.name, "parametrisation")))
+                with one_thread():
+                    assign(chain, where.parameter, torch_seed(sampling.key(writer.seed, entry.name, "parametrisation")))
     except InitConfError as error:
         raise ApplyError(replace(problem, path=entry.name) for problem in error.problems) from None
     except Exception as error:

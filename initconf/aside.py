@@ -52,9 +52,12 @@ class Aside(Mode):  # type: ignore[no-untyped-call]
         if device.type == "meta" or any(isinstance(value, torch.Generator) for value in (*args, *kwargs.values())):
             return func(*args, **kwargs)
         own = self._generator(device)
-        if (taking := _taking_generator(func)) is not None:
+        # A wrapper around other tensors (DTensor) passes no generator on.
+        wrapped = any(type(tensor).__torch_dispatch__ is not Tensor.__torch_dispatch__ for tensor in tensors_in(args, kwargs))
+        if (taking := _taking_generator(func)) is not None and not wrapped:
             return taking(*args, **{**kwargs, "generator": own})
-        # What takes no generator (dropout) draws from torch's own, which is put back; other threads should not use it just now.
+        # This, and what takes no generator (dropout), draws from torch's own, which is put back; other threads should not use
+        # it just now.
         devices, kind = ([], "cuda") if device.type == "cpu" else ([own.device.index], device.type)
         theirs = torch.random if device.type == "cpu" else torch.get_device_module(device)
         which = () if device.type == "cpu" else (own.device,)

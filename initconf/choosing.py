@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, cast
 
 from initconf import patterns
-from initconf.errors import ApplyError, InitConfError, Problem, listed, near
+from initconf.errors import ApplyError, InitConfError, Problem, brief, listed, near
 from initconf.owners import Found, called, plain
 
 if TYPE_CHECKING:
@@ -35,6 +35,10 @@ def choose(
     notes: tuple[str, ...] = ()
     if only is not None:
         meant, unknown = _meant("only", only, found)
+        buffers = _buffers(model) if unknown else set()
+        if own := [name for name in unknown if {name, plain(name)} & buffers]:
+            notes = (f"only names buffers, which stay as they are: {listed(own)}",)
+            unknown = [name for name in unknown if name not in own]
         if unknown:
             raise ApplyError(
                 Problem("the model has no such parameter", "only", repr(unknown[0]), remedy=_hint(unknown[0], list(found)))
@@ -43,7 +47,7 @@ def choose(
     if skip is not None:
         meant, unknown = _meant("skip", skip, found)
         chosen -= {alias for name in meant for alias in whole[found[name].identity]}
-        notes = _unknown(unknown, model, chosen)
+        notes += _unknown(unknown, model, chosen)
     return chosen, notes
 
 
@@ -58,7 +62,8 @@ def _meant(argument: str, said: Names, found: Mapping[str, Found]) -> tuple[list
     else:
         asked: list[object] = list(given) if isinstance(given, Iterable) and not isinstance(given, bytes) else [given]
         if wrong := [name for name in asked if not isinstance(name, str)]:
-            raise ApplyError(Problem("not a regex or names", argument, repr(wrong[0])))
+            remedy = "give names, such as named_parameters() has"
+            raise ApplyError(Problem("not a regex or names", argument, brief(wrong[0]), remedy=remedy))
         known, meant = called(found), []
         for name in map(str, asked):
             several = sorted(known.get(name, ()))
@@ -77,10 +82,7 @@ def _meant(argument: str, said: Names, found: Mapping[str, Found]) -> tuple[list
 
 def _unknown(names: list[str], model: nn.Module, written: set[str]) -> tuple[str, ...]:
     """What is to be said of names to be skipped that are no parameters': a checkpoint may have more than the model."""
-    buffers: set[str] = set()
-    for name, _ in model.named_buffers(remove_duplicate=False):
-        # Those of a parametrisation are not the weight that `plain` calls them by.
-        buffers |= {name} if ".parametrizations." in name else {name, plain(name)}
+    buffers = _buffers(model)
     known = {name for name in names if {name, plain(name)} & buffers or name.rpartition(".")[2] == "_extra_state"}
     others = [name for name in names if name not in known]
     wrapped = {plain(name): name for name in sorted(written)}
@@ -93,6 +95,14 @@ def _unknown(names: list[str], model: nn.Module, written: set[str]) -> tuple[str
     close = {name: difflib.get_close_matches(name, sorted(written), 1, 0.9) for name in others[:3]}
     near_by = [f"{name} is near {right[0]}, which is written" for name, right in close.items() if right]
     return (f"skip names what the model has not: {'; '.join([listed(others), *near_by])}",)
+
+
+def _buffers(model: nn.Module) -> set[str]:
+    names: set[str] = set()
+    for name, _ in model.named_buffers(remove_duplicate=False):
+        # Those of a parametrisation are not the weight that `plain` calls them by.
+        names |= {name} if ".parametrizations." in name else {name, plain(name)}
+    return names
 
 
 def _hint(said: str, names: list[str]) -> str | None:

@@ -77,7 +77,12 @@ def compare(
                 rows.append(Compared(entry.name, OTHER, f"its shape is {there.shape}, and the plan's {entry.shape}"))
             else:
                 with torch.no_grad():
-                    rows += _rows(plan, entry, there.read(), source)
+                    tensor = there.read()
+                    rows += (own := list(_rows(plan, entry, tensor, source)))
+                    if all(row.verdict != OTHER for row in own):
+                        more = [name for name in names if len(where.get(name, ())) == 1 and where[name] != keys]
+                        tied = {name: stored[where[name][0]] for name in more if ".parametrizations." not in where[name][0]}
+                        rows += _apart(plan, entry, tensor, tied, source)
             if keys:
                 seen(entry.numel)
     notes = [f"the names there begin with {prefix!r}"] if prefix else []
@@ -139,6 +144,20 @@ def _rows(plan: Plan, entry: Entry, tensor: Tensor, source: Source) -> Iterator[
             yield _in_its_dtype(plan, leaf, part, zero, source)
         else:
             yield Compared(leaf.label, UNKNOWN, f"{leaf.initializer} depends on more than the plan")
+
+
+def _apart(plan: Plan, entry: Entry, tensor: Tensor, others: Mapping[str, Stored], source: Source) -> Iterator[Compared]:
+    """Where what is stored for other names of a tied parameter has other values than the plan."""
+    for name, there in others.items():
+        if there.fault or there.shape != entry.shape:
+            yield Compared(name, OTHER, f"it {there.fault}" if there.fault else f"its shape is {there.shape}")
+            continue
+        other = there.read()
+        if other.dtype == tensor.dtype and torch.equal(_comparable(other), _comparable(tensor)):
+            continue
+        for row in _rows(plan, entry, other, source):
+            if row.verdict == OTHER:
+                yield Compared(row.label.replace(entry.name, name, 1), OTHER, f"{row.note}; it is tied to {entry.name}")
 
 
 def _in_its_dtype(plan: Plan, leaf: Entry, part: Tensor, zero: int | None, source: Source) -> Compared:

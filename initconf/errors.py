@@ -76,6 +76,15 @@ def listed(names: Iterable[str], most: int = 3) -> str:
     return ", ".join(each[:most]) + (f" and {len(each) - most} more" if len(each) > most else "")
 
 
+def brief(value: object) -> str:
+    """A value in an error: of what may be long only what it is.
+
+    >>> brief("he"), brief(None), brief([1, 2])
+    ("'he'", 'None', 'a list')
+    """
+    return repr(value) if value is None or isinstance(value, (str, bytes, int, float)) else f"a {type(value).__name__}"
+
+
 class SpecError(InitConfError):
     """The configuration itself is wrong: its form, a name, a value."""
 

@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from initconf.errors import listed
+from initconf.errors import ApplyError, Problem, listed
+from initconf.marks import holds_numbers, mark
 from initconf.owners import Found, Walk
 from initconf.parametrized import parametrised, sets_buffers
 from initconf.resets import reset_buffers
@@ -25,25 +26,57 @@ def materialise(model: nn.Module, found: Mapping[str, Found], device: str | torc
     tensor (there is a weak reference to it, or a view), another takes its place, ties kept, and a note names it. Buffers have
     the values that their module's own reset gives them; the seed is for those that it draws. Floating ones without are NaN.
     """
+    fresh = _allocated(found, device)
     memory = _Memory()
     notes = _restore_buffers(model, device, seed, memory)
     with _without_weak_references(where.module for where in found.values()):
-        for name, where in found.items():
-            if not where.parameter.is_meta:
-                continue
-            if where.effective is None:
-                memory.give(name, where.module._parameters, where.place.attribute, partial(_empty, device=device))
-                where.parameter = where.module._parameters[where.place.attribute]  # type: ignore[assignment]
-                continue
-            chain = parametrised(where.module)[where.place.attribute]
-            for part, parameter in chain._parameters.items():
-                if parameter is not None and parameter.is_meta:
-                    memory.give(name, chain._parameters, part, partial(_empty, device=device))
-            where.parameter = torch.empty_like(where.parameter, device=device)
+        for name, holder, place in _on_meta(found):
+            memory.give(name, holder, place, lambda old: fresh[id(old)])
+    for name, where in found.items():
+        if where.effective is None:
+            where.parameter = where.module._parameters[where.place.attribute]  # type: ignore[assignment]
+        elif where.parameter.is_meta:
+            where.parameter = fresh[name]
     if memory.replaced:
         text = "replaced, since torch could not swap it; an optimizer made before holds what was on meta"
         notes += (f"{listed(memory.replaced)}: {text}",)
     return notes
+
+
+def _on_meta(found: Mapping[str, Found]) -> Iterator[tuple[str, dict[str, Any], str]]:
+    """(name, the dictionary that holds it, its key there) of each parameter on meta, those behind parametrisations too."""
+    for name, where in found.items():
+        if where.effective is None:
+            places = [(where.module._parameters, where.place.attribute)]
+        else:
+            chain = parametrised(where.module)[where.place.attribute]
+            places = [(chain._parameters, part) for part in chain._parameters]
+        for holder, place in places:
+            if holder[place] is not None and holder[place].is_meta:  # type: ignore[union-attr]
+                yield name, holder, place
+
+
+def _allocated(found: Mapping[str, Found], device: str | torch.device) -> dict[Any, Tensor]:
+    """All memory that is needed, before the model is changed: by the ids of parameters, and by name for effective weights.
+
+    It is marked as having no values, until they are written.
+    """
+    fresh: dict[Any, Tensor] = {}
+    name = ""
+    try:
+        for name, holder, place in _on_meta(found):  # noqa: B007 - read where it fails
+            old = holder[place]
+            if id(old) not in fresh:
+                fresh[id(old)] = new = _empty(old, device)
+                if holds_numbers(new):
+                    mark(new)
+        for name, where in found.items():
+            if where.effective is not None and where.parameter.is_meta:
+                fresh[name] = torch.empty_like(where.parameter, device=device)
+    except (RuntimeError, MemoryError) as error:  # torch.OutOfMemoryError is a RuntimeError
+        text = f"there is no memory for it on {device}: {str(error).splitlines()[0].rstrip('.')}; nothing has been changed"
+        raise ApplyError(Problem(text, name, remedy="give another device, a smaller dtype, or shard the model")) from error
+    return fresh
 
 
 class _Memory:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from typing import Any
 
 from initconf.laws import Keep
 from initconf.owners import Found
@@ -13,6 +14,25 @@ from initconf.report import part
 
 LONG = 100_000_000
 """How many values take long enough for a bar."""
+
+
+class _Unfailing:
+    """A stream that takes what it can: a full disk behind stderr does not end the work that the bar is about."""
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        with suppress(OSError):
+            self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextmanager
@@ -31,7 +51,7 @@ def shown(
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     columns = (TextColumn(doing), BarColumn(), MofNCompleteColumn(), TextColumn("values"), TimeRemainingColumn())
-    with Progress(*columns, console=Console(file=sys.stderr), transient=True) as bar:
+    with Progress(*columns, console=Console(file=_Unfailing(sys.stderr)), transient=True) as bar:  # type: ignore[arg-type]
         task = bar.add_task("", total=total)
         yield lambda size: bar.advance(task, size)
 

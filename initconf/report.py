@@ -52,6 +52,8 @@ class Report:
     seconds: float = 0.0
     notes: tuple[str, ...] = ()
     """What could not be done beside the parameters, such as buffers that were not restored."""
+    threads: int | None = field(default=None, repr=False)
+    """How many look at the values, at the most; None: as `apply` has it."""
 
     @property
     def rows(self) -> list[Row]:
@@ -75,8 +77,10 @@ class Report:
         def done(task: Task, made: Any) -> None:
             gathered[task.entries[0]].join(made)
 
+        looked = sum(entry.numel for entry in leaves if entry.label not in known)
+        crew = min(threads.count(self.threads), 1 + looked // (4 * sampling.CHUNK))
         try:
-            threads.run(tasks(), threads.count(None), done)
+            threads.run(tasks(), crew, done)
         except threads.Failed as failed:
             error = failed.__cause__
             raise ApplyError(Problem(f"{type(error).__name__}: {error}", leaves[failed.entries[0]].label)) from error

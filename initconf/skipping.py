@@ -39,8 +39,8 @@ _IS_META, _REGISTERED, _MOVED = (
     getattr(vars(torch._C.TensorBase)[name], how)
     for name, how in (("is_meta", "__get__"), ("grad_fn", "__get__"), ("data", "__set__"))
 )
-_OUTSIDE = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__)
-"""They read the memory without torch's knowledge."""
+_OUTSIDE = (Tensor.tolist, Tensor.numpy, Tensor.__array__, Tensor.__dlpack__, Tensor.share_memory_)
+"""They read the memory, or change it for another, without torch's knowledge."""
 _ASKED = {*_OUTSIDE, _IS_META, _REGISTERED, _MOVED, Tensor.clone}
 
 _here = threading.local()

@@ -19,12 +19,17 @@ VARIABLE = "INITCONF_THREADS"
 # set_num_threads writes a default of the whole process, which is put back after the workers are gone; two that write at once
 # would put back each other's.
 _one_at_a_time = threading.RLock()
+_unended: list[threading.Event] = []
+"""The ends of threads that nobody waited for, since a second Ctrl-C came meanwhile."""
+_here = threading.local()
+"""Whether this thread is one of a crew."""
 
 
 def _forked() -> None:
     """Of the threads of a process its fork has one; what another one held would be held for ever."""
     global _one_at_a_time
     _one_at_a_time = threading.RLock()
+    _unended.clear()
 
 
 if hasattr(os, "register_at_fork"):  # not on Windows
@@ -89,13 +94,28 @@ def run(tasks: Iterable[Task], threads: int, done: Callable[[Task, Any], None]) 
 
     Raises Failed for the first task that fails, and what the iterator raises, once all threads have stopped; so does Ctrl-C.
     """
+    if getattr(_here, "is_of_a_crew", False):  # a law that itself initialises something
+        _alone(tasks, done)
+        return
     with _one_at_a_time, one_thread():
+        while _unended:  # they would write over what is written now
+            _wait(_unended[-1])
+            _unended.pop()
         if threads == 1:
-            source = Source()
-            for task in tasks:
-                done(task, _made(task, source))
-            return
-        _Crew(iter(tasks), done).work(threads)
+            _alone(tasks, done)
+        else:
+            _Crew(iter(tasks), done).work(threads)
+
+
+def _alone(tasks: Iterable[Task], done: Callable[[Task, Any], None]) -> None:
+    source = Source()
+    for task in tasks:
+        done(task, _made(task, source))
+
+
+def _wait(end: threading.Event) -> None:
+    while not end.wait(0.1):  # with a limit, so that Ctrl-C is heard
+        pass
 
 
 def _made(task: Task, source: Source) -> Any:
@@ -132,19 +152,23 @@ class _Crew:
             if all(member.ident is None for member in crew):
                 self._member(ends[0])
             for end in ends:
-                while not end.wait(0.1):  # with a limit, so that Ctrl-C is heard
-                    pass
+                _wait(end)
         finally:
             self.stop = True
-            for member, end in zip(crew, ends, strict=True):
-                if member.ident is not None:
-                    end.wait()
+            begun = [(member, end) for member, end in zip(crew, ends, strict=True) if member.ident is not None]
+            try:
+                for member, end in begun:
+                    _wait(end)
                     member.join()
+            except BaseException:  # Ctrl-C once more
+                _unended.extend(end for _, end in begun if not end.is_set())
+                raise
         if self.error is not None:
             raise self.error
 
     def _member(self, end: threading.Event) -> None:
         try:
+            _here.is_of_a_crew = True
             torch.set_num_threads(1)
             for stream in self.streams:
                 torch.cuda.set_stream(stream)
@@ -159,6 +183,7 @@ class _Crew:
                 self.error = self.error or error
                 self.stop = True
         finally:
+            _here.is_of_a_crew = False  # it may be the calling thread
             end.set()
 
     def _next(self) -> Task | None:

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 import initconf
+from initconf import by_torch
 from initconf.registry import names
 
 FUNCTIONS = {
@@ -118,3 +119,24 @@ def test_what_a_generator_cannot_write():
     spec = {"defaults": ["he"], "compat": "torch", "initializer": "hadamard", "mode": None}
     with pytest.raises(initconf.ApplyError, match="torch has no function for the law Hadamard of hadamard"):
         initconf.initialize(nn.Linear(3, 3), spec, generator=torch.Generator())
+
+
+def test_a_failure_puts_the_generator_back_so_that_a_second_apply_mends_the_rest(monkeypatch):
+    spec = {"defaults": ["torch"], "compat": "torch"}
+    whole, model = (nn.Sequential(nn.Linear(5, 6), nn.Linear(6, 7)) for _ in range(2))
+    plan = initconf.compile(model, spec)
+    initconf.apply(whole, plan, generator=torch.Generator().manual_seed(1))
+    generator, write, calls = torch.Generator().manual_seed(1), by_torch.write, []
+
+    def failing(*args):
+        calls.append(1)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        write(*args)
+
+    monkeypatch.setattr(by_torch, "write", failing)
+    with pytest.raises(KeyboardInterrupt, match="2 of 4 parameters are written whole"):
+        initconf.apply(model, plan, generator=generator)
+    initconf.apply(model, plan, generator=generator)
+    for a, b in zip(whole.parameters(), model.parameters(), strict=True):
+        assert torch.equal(a, b)

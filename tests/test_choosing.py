@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -13,6 +14,8 @@ from initconf.errors import ApplyError
 from initconf.laws import Constant
 from initconf.report import Report
 from tests.small_models import convnet, mlp, padded, tied_gpt
+
+NAMES = "\n  -> give names, such as named_parameters() has"
 
 
 def changed(model: nn.Module, before: dict[str, torch.Tensor]) -> set[str]:
@@ -242,10 +245,17 @@ WRONG = {
         "skip = 'model.encoder.layer.0': it matches no parameter\n"
         "  -> names are such as body.0.weight, body.0.bias, body.2.weight and 3 more",
     ),
-    "no names": ({"only": [3]}, "only = 3: not a regex or names"),
-    "no name": ({"skip": ["head.weight", None]}, "skip = None: not a regex or names"),
-    "a number": ({"skip": 3}, "skip = 3: not a regex or names"),
-    "bytes": ({"only": b"head"}, "only = b'head': not a regex or names"),
+    "no names": ({"only": [3]}, "only = 3: not a regex or names" + NAMES),
+    "no name": (
+        {"skip": ["head.weight", None]},
+        "skip = None: not a regex or names" + NAMES,
+    ),
+    "a number": ({"skip": 3}, "skip = 3: not a regex or names" + NAMES),
+    "a parameter": (
+        {"only": [torch.nn.Parameter(torch.zeros(9))]},
+        "only = a Parameter: not a regex or names" + NAMES,
+    ),
+    "bytes": ({"only": b"head"}, "only = b'head': not a regex or names" + NAMES),
     "a checkpoint of a wrapped part": (
         {"skip": ["body.0.weight", "body._orig_mod.2.weight"]},
         "skip = 'body._orig_mod.2.weight': the model has no such parameter, and body.2.weight would be written\n"
@@ -327,3 +337,35 @@ def test_verify_takes_three_words():
     with pytest.raises(ApplyError) as caught:
         initconf.initialize(mlp(), "he", verify="yes")
     assert str(caught.value) == "verify = 'yes': not True, False or \"stats\""
+
+
+def test_only_what_a_checkpoint_has_not_may_name_buffers():
+    """The natural line on resume: the missing keys of `load_state_dict(strict=False)`."""
+    model = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4))
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    missing = model.load_state_dict({"0.weight": before["0.weight"]}, strict=False).missing_keys
+    report = initconf.initialize(model, "he", only=missing)
+    assert report.notes == ("only names buffers, which stay as they are: 1.running_mean, 1.running_var",)
+    assert torch.equal(model[0].weight, before["0.weight"])
+    assert {entry.name for entry in report.plan.entries} == {"0.bias", "1.weight", "1.bias"}
+
+
+@pytest.mark.parametrize("verify", [1, 1.0, np.True_, "yes", [], None], ids=str)
+def test_verify_is_true_false_or_stats(verify):
+    with pytest.raises(ApplyError, match='not True, False or "stats"'):
+        initconf.initialize(mlp(), "he", verify=verify)
+
+
+def test_progress_is_a_bool_or_none():
+    with pytest.raises(ApplyError, match="progress = 'no': not True, False or None"):
+        initconf.initialize(mlp(), "he", progress="no")
+
+
+def test_apply_takes_a_plan():
+    for plan, said in (("he", "'he'"), ({"a": 1}, "a dict"), (None, "None")):
+        with pytest.raises(ApplyError) as caught:
+            initconf.apply(mlp(), plan)
+        assert str(caught.value) == (
+            f"plan = {said}: not a plan\n"
+            "  -> initconf.compile(model, spec) makes one; initconf.initialize(model, spec) takes a spec"
+        )

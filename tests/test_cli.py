@@ -969,3 +969,12 @@ def test_help_loads_next_to_nothing() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
     loaded = {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
     assert loaded & {"torch", "numpy", "pydantic", "hydra", "omegaconf", "rich", "yaml"} == set()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+@pytest.mark.parametrize("words", [["list", "schemes"], ["show", "init=he", "--json"]], ids=" ".join)
+def test_a_full_disk_behind_stdout_is_told(words):
+    with open("/dev/full", "w") as full:  # noqa: PTH123 - a device
+        command = [sys.executable, "-m", "initconf", *words]
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (1, "the answer cannot be written: No space left on device\n")

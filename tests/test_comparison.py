@@ -12,6 +12,7 @@ import initconf
 from initconf.comparison import CLOSE, EQUAL, OTHER, UNKNOWN, compare, of_model
 from initconf.errors import InitConfError
 from initconf.files import contents
+from tests.small_models import tied_gpt
 
 
 def net(dtype=torch.float32) -> nn.Module:
@@ -330,3 +331,23 @@ def test_what_differs_in_float8():
     state["norm.bias"] = torch.ones(6).to(torch.float8_e4m3fn)
     note = "element 0 is 1, and the plan's is 0; stored in float8_e4m3fn, planned in float32"
     assert verdicts(plan, of_model(state))["norm.bias"] == (OTHER, note)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_a_tie_that_a_checkpoint_has_broken_is_told(dtype):
+    """All the names that a tied parameter is stored under are compared."""
+    plan = initconf.compile(tied_gpt(), "gpt2")
+    entry = next(entry for entry in plan.entries if entry.aliases)
+    (alias,) = entry.aliases
+    model = tied_gpt()
+    initconf.apply(model, plan)
+    state = {name: value.detach().clone() for name, value in model.named_parameters(remove_duplicate=False)}
+    assert {row.verdict for row in compare(plan, of_model(state))[0]} == {EQUAL}
+    state[alias] = state[alias].to(dtype)
+    state[alias][3] += 1
+    (row,) = [row for row in compare(plan, of_model(state))[0] if row.verdict == OTHER]
+    assert row.label == alias
+    assert row.note.endswith(f"; it is tied to {entry.name}")
+    state[alias] = state[alias][:3]
+    (row,) = [row for row in compare(plan, of_model(state))[0] if row.verdict == OTHER]
+    assert (row.label, row.note) == (alias, f"its shape is {tuple(state[alias].shape)}")

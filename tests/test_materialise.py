@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import weakref
 
 import pytest
@@ -10,6 +11,7 @@ from torch import nn
 
 import initconf
 from initconf.errors import ApplyError
+from initconf.marks import is_skipped
 
 NORMAL = {"rules": {"all": {"glob": "*", "initializer": {"name": "normal", "std": 1}}}}
 
@@ -436,3 +438,36 @@ def test_a_model_of_transformers_sets_the_buffers_below_it():
     assert torch.equal(model["model"].inner["rest"].positions, torch.arange(4))
     assert [note.split()[2] for note in notes] == ["model.inner.rest.unknown", "beside.positions"]
     assert torch.equal(model["model"].inner["embedding"].weight, eager["model"].inner["embedding"].weight)
+
+
+def test_where_there_is_no_memory_nothing_is_changed_and_a_second_apply_works(monkeypatch):
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), torch.nn.utils.parametrizations.weight_norm(nn.Linear(8, 4)), nn.BatchNorm1d(4))
+    plan, empty_like, calls = initconf.compile(model, "he"), torch.empty_like, []
+
+    def failing(*args, **kwargs):
+        calls.append(1)
+        if len(calls) == 3:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.\nmore")
+        return empty_like(*args, **kwargs)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "empty_like", failing)
+        with pytest.raises(ApplyError) as caught:
+            initconf.apply(model, plan, device="cpu")
+    assert str(caught.value) == (
+        "1.weight: there is no memory for it on cpu: DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes;"
+        " nothing has been changed\n  -> give another device, a smaller dtype, or shard the model"
+    )
+    assert all(tensor.is_meta for tensor in (*model.parameters(), *model.buffers()))
+    initconf.apply(model, plan, device="cpu").verify()
+
+
+def test_memory_that_was_not_written_yet_is_marked(monkeypatch):
+    with torch.device("meta"):
+        model = nn.Sequential(nn.Linear(8, 8), nn.Linear(8, 8))
+    plan = initconf.compile(model, "he")
+    monkeypatch.setattr(sys.modules["initconf.apply"], "run", lambda *args: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        initconf.apply(model, plan, device="cpu")
+    assert all(is_skipped(parameter) for parameter in model.parameters())

@@ -398,3 +398,19 @@ def test_what_cannot_be_copied_is_refused_in_torch_s_words():
     assert problem.text.startswith(
         "its parametrisation Keeping cannot be computed: Only Tensors created explicitly by the user"
     )
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (640, 64)], ids=str)
+def test_parametrised_weights_do_not_depend_on_torch_s_threads(shape):
+    made = []
+    threads = torch.get_num_threads()
+    try:
+        for count in (1, 2):
+            torch.set_num_threads(count)
+            layer = torch.nn.utils.parametrizations.orthogonal(nn.Linear(*shape))
+            initconf.initialize(layer, "he")
+            made.append([p.detach().clone() for p in (*layer.parameters(), *layer.buffers())])
+    finally:
+        torch.set_num_threads(threads)
+    for one, two in zip(*made, strict=True):
+        assert torch.equal(one, two)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 from torch import nn
@@ -90,3 +91,12 @@ def test_for_little_work_and_away_from_terminals_there_is_none(bar, monkeypatch)
     assert total(model, plan, False) is None
     monkeypatch.setattr(sys.stderr, "isatty", lambda: False)
     assert total(model, plan, None) is None
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="there is no /dev/full")
+def test_a_full_disk_behind_stderr_ends_the_bar_and_not_the_work(monkeypatch):
+    full = Path("/dev/full").open("w", buffering=1)  # noqa: SIM115 - what closes it fails, too
+    monkeypatch.setattr(sys, "stderr", full)
+    initconf.initialize(nn.Linear(300, 300), "he", progress=True).verify()
+    with pytest.raises(OSError, match="No space left"):
+        full.close()

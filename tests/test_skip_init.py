@@ -21,6 +21,8 @@ from initconf import skip_init
 from initconf.errors import ApplyError, CompileError
 from initconf.marks import is_skipped, mark
 from tests.constructing import Drawn, built, compare, skipped
+from tests.ranks import pretended
+from tests.sharded_cases import fsdp
 from tests.small_models import ZOO, mlp
 
 ALL_NORMAL = {"rules": {"all": {"glob": "*", "initializer": {"name": "normal", "std": 1}}}}
@@ -872,3 +874,31 @@ def test_other_values_are_no_marks():
     assert not is_skipped(torch.empty(0))
     assert not is_skipped(torch.empty(9, device="meta"))
     assert not is_skipped(torch.eye(3).to_sparse())
+
+
+@pytest.mark.parametrize("share", [nn.Module.share_memory, lambda model: model.weight.share_memory_()], ids=["model", "tensor"])
+def test_what_is_moved_to_shared_memory_is_really_drawn(share):
+    torch.manual_seed(3)
+    plain = nn.Linear(4, 4)
+    torch.manual_seed(3)
+    with skip_init():
+        model = nn.Linear(4, 4)
+        share(model)
+    assert model.weight.is_shared()
+    assert torch.equal(model.weight, plain.weight)
+
+
+@pytest.mark.filterwarnings("ignore:DTensor random operators may not have complete support")
+def test_distributed_tensors_leave_torch_s_random_state_alone():
+    """They are really drawn: torch passes no generator on to their parts."""
+    for mesh in pretended((2,)):
+        with torch.device("meta"):
+            layer = nn.Linear(8, 8)
+        fsdp(layer, mesh)
+        layer.to_empty(device="cpu")
+        before = torch.get_rng_state()
+        with skip_init():
+            layer.reset_parameters()
+            nn.init.normal_(layer.weight)
+        assert torch.equal(torch.get_rng_state(), before)
+        break

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import pytest
@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 import initconf
-from initconf import laws, sampling, threads, writing
+from initconf import laws, sampling, shards, threads, writing
 from initconf.errors import ApplyError
 from initconf.laws import Law
 from initconf.plan import Entry, Plan
@@ -473,3 +473,57 @@ print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
 def test_a_child_forked_while_another_thread_writes_can_write():
     done = subprocess.run([sys.executable, "-W", "ignore", "-c", FORKED], capture_output=True, text=True, timeout=60)
     assert (done.stdout, done.returncode) == ("7\n", 0), done.stderr
+
+
+TWICE = """
+import os, signal, threading, time, torch, initconf
+from initconf import threads
+
+begun, over, written = threading.Event(), threading.Event(), []
+
+def slow(source):
+    begun.set()
+    over.wait()
+    written.append("old")
+
+def press():
+    begun.wait()
+    for _ in range(2):
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(0.5)
+    time.sleep(0.5)
+    over.set()
+
+threading.Thread(target=press).start()
+try:
+    threads.run([threads.Task(slow, 1, (0,))] * 2, 2, lambda *_: None)
+except KeyboardInterrupt:
+    assert not over.is_set()  # it did not wait
+threads.run([threads.Task(lambda source: written.append("new"), 1, (0,))], 1, lambda *_: None)
+print(written[0], written[-1], threads._unended)
+"""
+
+
+def test_what_a_second_interrupt_left_running_does_not_write_over_the_next():
+    done = subprocess.run([sys.executable, "-W", "ignore", "-c", TWICE], capture_output=True, text=True, timeout=60)
+    assert done.stdout == "old new []\n", done.stderr
+
+
+def test_a_law_may_itself_initialise_something():
+    """In a thread of a crew, whose caller waits for it."""
+
+    @dataclass(frozen=True)
+    class Nested(Law):
+        elementwise = True
+        mean = None
+        std = None
+
+        def quantile(self, v):
+            inner = initconf.initialize(nn.Linear(40, 40), "he", threads=2).model
+            return v.fill_(inner.weight[0, 0].item())
+
+    expected = initconf.initialize(nn.Linear(40, 40), "he").model.weight[0, 0]
+    tensor = torch.empty(1 << 13)
+    work = partial(writing.draw, Nested(), sampling.key(0, "w"), shards.Piece(tensor, 0), sampling.CPU, None)
+    run([Task(work, tensor.numel(), (0,))] * 2, 2, lambda *_: None)
+    assert bool((tensor == expected).all())

@@ -58,7 +58,11 @@ def _run(args: Namespace) -> int:
         return FAILED
     for warning in answer.warnings:
         sys.stderr.write(f"warning: {warning}\n")
-    say(answer, stdout, as_json=args.json)
+    try:
+        say(answer, stdout, as_json=args.json)
+    except InitConfError as error:
+        sys.stderr.write(f"{error}\n")
+        return FAILED
     if answer.problems:
         sys.stderr.write(f"{InitConfError(answer.problems)}\n")
     return int(answer.code) or (FAILED if answer.problems else 0)

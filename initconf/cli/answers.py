@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from textwrap import wrap
 from typing import IO, TYPE_CHECKING, Any
 
+from initconf.errors import InitConfError
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -162,7 +164,7 @@ class Answer:
 
 
 def say(answer: Answer, out: IO[str], *, as_json: bool) -> None:
-    """Print an answer."""
+    """Print an answer. Raises InitConfError where nothing can be written there: on a full disk, say."""
     for note in answer.notes:
         sys.stderr.write(f"{note}\n")
     try:
@@ -175,8 +177,10 @@ def say(answer: Answer, out: IO[str], *, as_json: bool) -> None:
         else:
             out.writelines(f"{part}\n" for part in answer.parts)
         out.flush()
-    except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+    except OSError as error:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())  # or Python would try it again at its end
+        if not isinstance(error, BrokenPipeError):  # the reader, such as `head`, has seen enough
+            raise InitConfError(f"the answer cannot be written: {error.strerror}") from error
 
 
 def _to_terminal(answer: Answer, out: IO[str]) -> None:

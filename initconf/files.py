@@ -191,7 +191,9 @@ def _loaded(path: str) -> _Tensors:
     except Exception as error:  # noqa: BLE001 - as in `_npy`
         if "DTensor" in str(error):
             raise _sharded(path) from None
-        raise InitConfError(f"{path} is not a file of plain tensors ({type(error).__name__}); nothing else is loaded") from None
+        text = f"{path} is not a file of plain tensors ({type(error).__name__}); nothing else is loaded"
+        remedy = "it is damaged, or of another kind: torch.save(model.state_dict(), path) makes one, and so does safetensors"
+        raise InitConfError(f"{text}\n  -> {remedy}") from None
     state = _state(path, data)
     if any(type(value).__name__ == "DTensor" for value in state.values()):
         raise _sharded(path)

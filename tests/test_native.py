@@ -99,6 +99,7 @@ LINES = {
     "shifted": Line(0.3, -0.07),
     "cut off": Line(0.3, 0.1, -0.15, 0.35),
     "cut off above": Line(1.0, 0.0, -math.inf, 0.35),
+    "cut off far away": Line(0.3, 0.1, -1e39, 1e39),
     "to nothing": Line(0.0, 0.25),
     "subnormal": Line(1e-42),
     "underflow": Line(1e-46),  # to zeros of both signs

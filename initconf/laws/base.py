@@ -42,7 +42,11 @@ class Line(NamedTuple):
             x.mul_(self.scale)
         if self.shift:
             x.add_(self.shift)
-        return x.clamp_(self.low, self.high) if self.low > -math.inf or self.high < math.inf else x
+        if self.low == -math.inf and self.high == math.inf:
+            return x
+        most = 3.4028234663852886e38 if x.element_size() == 4 else math.inf  # of float32: torch takes no number beyond
+        low, high = (bound if abs(bound) <= most else math.copysign(math.inf, bound) for bound in (self.low, self.high))
+        return x.clamp_(low, high)
 
 
 @dataclass(frozen=True)

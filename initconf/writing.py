@@ -237,10 +237,10 @@ def _fill(target: Tensor, value: float, source: Source) -> None:
 def draw(law: Law, key: bytes, piece: Piece, place: torch.device, label: str | None, source: Source) -> list[Measured]:
     """Write some elements of an elementwise law; with a label, measure them."""
     view, n = piece.tensor, law.per_value
-    plain, here = view.is_contiguous() and not view.is_neg(), native.takes(view)
+    plain = view.is_contiguous() and not view.is_neg()
     # A user's law may have another quantile than its base.
     straight = law if isinstance(law, Straight) and type(law).quantile is Straight.quantile and native.serves() else None
-    half = plain and here and view.dtype == torch.bfloat16 and label is None
+    half = plain and view.dtype == torch.bfloat16 and label is None and native.takes(view)
     if straight and half and type(straight).standard is Straight.standard and piece.rows is None:
         native.uniform_line(key, piece.first, straight.line, view)
         return []

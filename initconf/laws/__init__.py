@@ -9,11 +9,9 @@ tails as `u` does, and the normal quantile is then one `erfinv`.
 """
 
 from initconf.laws.base import Bounds, Construction, Law, Stream
+from initconf.laws.complex import ComplexNormal, ComplexTruncatedNormal, ComplexUniform
 from initconf.laws.constructions import Orthogonal, Sinusoid, Sparse, Table
 from initconf.laws.elementwise import (
-    ComplexNormal,
-    ComplexTruncatedNormal,
-    ComplexUniform,
     Constant,
     InverseSoftplus,
     LogOfUniform,
